@@ -1,1 +1,15 @@
-//! Placeholder.
+//! What both daemons need and neither should write twice: one clock, configuration loading, telemetry, readiness, an orderly
+//! stop, reconnect back-off, exit codes, the health listener and the TLS provider.
+//!
+//! Nothing in here knows what a gateway, a hub, a device or an object is.
+
+pub mod backoff;
+pub mod clock;
+pub mod config;
+pub mod drain;
+pub mod exit;
+pub mod health;
+pub mod ready;
+pub mod signal;
+pub mod telemetry;
+pub mod tls;

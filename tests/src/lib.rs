@@ -1,1 +1,127 @@
-//! Placeholder.
+//! What the end-to-end tests and the bench stand on: real daemons as processes, strangers' clients as processes, a relay between.
+//!
+//! Nothing here knows the inside of a daemon: it starts programs, reads the files they document, and talks to their ports.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+pub use kurator::client::Api;
+pub use kurator::relay::{Relay, Weather};
+
+mod daemons;
+mod strangers;
+
+pub use daemons::{Edge, Hub, Pair};
+pub use strangers::{Subscriber, kubectl, kubectl_with_input, mosquitto_pub};
+
+/// How long anything that should happen may take before a test calls it lost. Far above what it takes: a bound against hanging,
+/// never a measurement.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+/// How often a condition is looked at.
+pub const LOOK: Duration = Duration::from_millis(20);
+
+/// A program of this build: they stand two folders above the test's own.
+///
+/// # Panics
+/// When it was not built.
+pub fn program(name: &str) -> PathBuf {
+    let me = std::env::current_exe().expect("a running test has a path");
+    let folder = me.parent().expect("a file stands in a folder");
+    let folder = if folder.ends_with("deps") { folder.parent().expect("deps stands in a profile's folder") } else { folder };
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is missing: `make test` builds the programs first", path.display());
+    path
+}
+
+/// The checkout's folder.
+pub fn checkout() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is the folder above")
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Ended {
+    /// The exit code; -1 after a signal.
+    pub fn code(&self) -> i32 {
+        self.status.code().unwrap_or(-1)
+    }
+
+    /// Standard output, when it ended well.
+    ///
+    /// # Panics
+    /// When it did not.
+    pub fn good(self) -> String {
+        assert!(self.status.success(), "ended with {}:\n{}{}", self.status, self.out, self.err);
+        self.out
+    }
+}
+
+/// Runs a program to its end.
+///
+/// # Panics
+/// When it cannot be started or does not end in [`PATIENCE`].
+pub async fn run(command: &mut Command) -> Ended {
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let shown = format!("{:?}", command.as_std());
+    let output = tokio::time::timeout(PATIENCE, command.output()).await;
+    let output = output.unwrap_or_else(|_| panic!("{shown} did not end")).unwrap_or_else(|e| panic!("{shown}: {e}"));
+    Ended {
+        status: output.status,
+        out: String::from_utf8_lossy(&output.stdout).into(),
+        err: String::from_utf8_lossy(&output.stderr).into(),
+    }
+}
+
+/// `kurator …` with this kubeconfig.
+pub async fn kurator(kubeconfig: &Path, arguments: &[&str]) -> Ended {
+    run(Command::new(program("kurator")).arg("--kubeconfig").arg(kubeconfig).args(arguments)).await
+}
+
+/// Waits until `look` gives something.
+///
+/// # Panics
+/// After [`PATIENCE`], with what was waited for.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = daemon::clock::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(daemon::clock::now() < deadline, "waited {PATIENCE:?} for {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// GET that gives `None` for anything but a success.
+pub async fn get(api: &Api, path: &str) -> Option<Value> {
+    api.try_json(http::Method::GET, path, None).await.ok()?.ok()
+}
+
+/// Reads a child's standard error line by line into a file, so that it never blocks and can be shown.
+pub(crate) fn keep_log(child: &mut Child, path: PathBuf) {
+    use std::io::Write;
+    let stderr = child.stderr.take().expect("standard error is piped");
+    drop(tokio::spawn(async move {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).expect("the log can be written");
+        let mut lines = BufReader::new(stderr).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            if writeln!(file, "{line}").is_err() {
+                return;
+            }
+        }
+    }));
+}

@@ -1,0 +1,29 @@
+# Thin on purpose: every target calls cargo and one script, and sets up what it needs by itself.
+CARGO ?= cargo
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: demo test bench lint setup fmt
+
+## A hub, a gateway and a simulated press on this machine, without root; Ctrl-C leaves nothing behind.
+demo:
+	@$(CARGO) build --quiet --profile quick-release -p cloudhub -p edgecore -p kurator --bins
+	@target/quick-release/kurator demo
+
+## Every test, the ones with real processes included.
+test: setup
+	$(CARGO) build --workspace --bins
+	$(CARGO) nextest run --workspace --all-features --no-fail-fast
+	$(CARGO) test --workspace --doc --quiet
+
+## The figures, printed as one table and stored in tests/benches/RESULTS.md.
+bench: setup
+	$(CARGO) build --release -p cloudhub -p edgecore -p kurator -p tests --bins
+	target/release/bench
+
+lint: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet --document-private-items
+
+setup:
+	@tests/setup.sh

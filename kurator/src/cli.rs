@@ -1,0 +1,342 @@
+//! The grammar of the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Kurator Edge: every factory gateway a one-node Kubernetes cluster.
+#[derive(Debug, Parser)]
+#[command(name = "kurator", version, about, propagate_version = true, disable_help_subcommand = true)]
+#[command(after_help = "Example:\n  kurator token create --node gw-1 | ssh root@gw-1 kurator join edge -")]
+pub struct Cli {
+    /// Options every command knows.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options every command knows.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Kubeconfig of the hub or gateway [default: $KUBECONFIG, this machine's hub, this gateway, ~/.kube/config].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Ask this gateway through the hub (the hub's /clusters/NAME).
+    #[arg(long, global = true, value_name = "GATEWAY")]
+    pub gateway: Option<String>,
+    /// Namespace.
+    #[arg(short, long, global = true, default_value = "default")]
+    pub namespace: String,
+    /// Output form.
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Log filter, for example `debug`.
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Columns.
+    Table,
+    /// More columns.
+    Wide,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+    /// Names only.
+    Name,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make, list or revoke join tokens.
+    #[command(subcommand, after_help = "Example:\n  kurator token create --node gw-1 --ttl 15m")]
+    Token(TokenAction),
+    /// Make this machine a member of a hub.
+    #[command(after_help = "Example:\n  kurator join edge --token-file /run/token --node-name gw-1")]
+    Join {
+        /// What to join as.
+        #[command(subcommand)]
+        target: JoinTarget,
+    },
+    /// Undo a join.
+    #[command(after_help = "Example:\n  kurator reset edge --yes")]
+    Reset {
+        /// What to reset.
+        #[command(subcommand)]
+        target: ResetTarget,
+    },
+    /// Act on an enrolled gateway's identity.
+    #[command(subcommand, after_help = "Example:\n  kurator node revoke gw-1")]
+    Node(NodeAction),
+    /// List or show objects of any kind.
+    #[command(after_help = "Example:\n  kurator get nodes -o wide\n  kurator get devices press-01 -o yaml")]
+    Get(GetArgs),
+    /// Read, edit and follow device twins.
+    #[command(subcommand, after_help = "Example:\n  kurator twin set press-01 setpoint=80 --wait 10s")]
+    Twin(TwinAction),
+    /// Explain where something stands: the chain of hops, and the one that waits.
+    #[command(subcommand, after_help = "Example:\n  kurator why device press-01.setpoint")]
+    Why(WhyTarget),
+    /// Check this gateway: what is wrong, and the fix for it.
+    #[command(after_help = "Example:\n  kurator check")]
+    Check(CheckArgs),
+    /// Show it all on this machine, without root: hub, gateway, a simulated press, a cut cable.
+    #[command(after_help = "Example:\n  kurator demo\n  kurator demo --once")]
+    Demo(DemoArgs),
+    /// Print a completion script.
+    #[command(after_help = "Example:\n  kurator completion bash > /etc/bash_completion.d/kurator")]
+    Completion {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the version.
+    Version,
+}
+
+/// `kurator token …`
+#[derive(Debug, Subcommand)]
+pub enum TokenAction {
+    /// Print a new token, alone, on standard output.
+    Create {
+        /// Only this gateway may use it.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+        /// How long it is good for.
+        #[arg(long, default_value = "15m", value_parser = duration)]
+        ttl: Duration,
+        /// How many gateways may join with it.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        uses: u32,
+        /// Labels that gateways joining with it get.
+        #[arg(long, value_name = "K=V,…", value_delimiter = ',', value_parser = label)]
+        labels: Vec<(String, String)>,
+    },
+    /// List tokens; secrets are not kept and cannot be shown.
+    List,
+    /// Revoke a token.
+    Revoke {
+        /// Its id, as `token list` shows it.
+        id: String,
+    },
+}
+
+/// `kurator join …`
+#[derive(Debug, Subcommand)]
+pub enum JoinTarget {
+    /// As a gateway.
+    Edge(JoinArgs),
+}
+
+/// `kurator join edge`
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// The token, or `-` to read it from standard input.
+    #[arg(conflicts_with = "token_file", required_unless_present = "token_file")]
+    pub token: Option<String>,
+    /// A file with the token.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// This gateway's name [default: the host's name].
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Labels for this gateway.
+    #[arg(long, value_name = "K=V,…", value_delimiter = ',', value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Where configuration and keys go.
+    #[arg(long, default_value = "/etc/kurator", value_name = "DIR")]
+    pub config_dir: PathBuf,
+    /// Where the store goes.
+    #[arg(long, default_value = "/var/lib/kurator", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Enrol and write the configuration; start nothing.
+    #[arg(long)]
+    pub no_service: bool,
+    /// Say what would be done; contact nobody, write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `kurator reset …`
+#[derive(Debug, Subcommand)]
+pub enum ResetTarget {
+    /// Removes this gateway's identity, configuration and store.
+    Edge(ResetArgs),
+}
+
+/// `kurator reset edge`
+#[derive(Debug, Args)]
+pub struct ResetArgs {
+    /// Where configuration and keys are.
+    #[arg(long, default_value = "/etc/kurator", value_name = "DIR")]
+    pub config_dir: PathBuf,
+    /// Where the store is.
+    #[arg(long, default_value = "/var/lib/kurator", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Do it.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `kurator node …`
+#[derive(Debug, Subcommand)]
+pub enum NodeAction {
+    /// Revoke a gateway's identity: its session ends at once, and its certificates open nothing any more.
+    Revoke {
+        /// The gateway.
+        name: String,
+    },
+}
+
+/// `kurator get`
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// Kind: plural, singular or short name; `nodes` on a hub shows gateways.
+    pub what: String,
+    /// One object.
+    pub name: Option<String>,
+    /// Label selector.
+    #[arg(short = 'l', long)]
+    pub selector: Option<String>,
+    /// All namespaces.
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+}
+
+/// `kurator twin …`
+#[derive(Debug, Subcommand)]
+pub enum TwinAction {
+    /// Show desired and reported values.
+    Get {
+        /// The device.
+        device: String,
+        /// One property.
+        property: Option<String>,
+    },
+    /// Set desired values.
+    Set {
+        /// The device.
+        device: String,
+        /// `property=value`.
+        #[arg(required = true, value_parser = assignment)]
+        values: Vec<(String, String)>,
+        /// Wait until the device reported them, at most this long.
+        #[arg(long, value_parser = duration)]
+        wait: Option<Duration>,
+    },
+    /// Print each change as it comes.
+    Watch {
+        /// The device.
+        device: String,
+    },
+    /// Show only what differs.
+    Diff {
+        /// The device.
+        device: String,
+    },
+}
+
+/// `kurator why …`
+#[derive(Debug, Subcommand)]
+pub enum WhyTarget {
+    /// A device or one of its properties.
+    Device {
+        /// `NAME` or `NAME.PROPERTY`.
+        name: String,
+    },
+    /// A gateway.
+    Node {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// `kurator check`
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Where configuration and keys are.
+    #[arg(long, default_value = "/etc/kurator", value_name = "DIR")]
+    pub config_dir: PathBuf,
+}
+
+/// `kurator demo`
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// End after the last step instead of staying until Ctrl-C.
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// `90s`, `15m`, `2h`, `7d`, or plain seconds.
+///
+/// # Errors
+/// What a duration looks like.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("{text:?} is not a duration: write 500ms, 90s, 15m, 2h or 7d");
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    let milliseconds = match unit {
+        "ms" => Some(number),
+        "" | "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        "d" => number.checked_mul(86_400_000),
+        _ => None,
+    };
+    milliseconds.filter(|ms| *ms > 0).map(Duration::from_millis).ok_or_else(bad)
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not a label: write key=value")),
+    }
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not an assignment: write property=value")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_sound_and_every_command_shows_an_example() {
+        Cli::command().debug_assert();
+        for sub in Cli::command().get_subcommands() {
+            let shown = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(sub.get_name() == "version" || shown.contains("Example"), "{} has no example", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("15m"), Ok(Duration::from_secs(900)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("7"), Ok(Duration::from_secs(7)));
+        for bad in ["", "0s", "-1s", "1.5h", "9999999999999999999d", "5 m", "m"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_token_may_come_from_one_place_only() {
+        assert!(Cli::try_parse_from(["kurator", "join", "edge"]).is_err());
+        assert!(Cli::try_parse_from(["kurator", "join", "edge", "kj1.x", "--token-file", "f"]).is_err());
+        assert!(Cli::try_parse_from(["kurator", "join", "edge", "-"]).is_ok());
+    }
+}

@@ -1,0 +1,232 @@
+//! Finds the API (hub or gateway) and calls it; turns its refusals into exit codes and hints.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use daemon::exit::{BAD_CONFIG, BAD_INPUT, FAILED, Failure, NOT_ALLOWED, UNREACHABLE};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::Value;
+
+use crate::cli::Global;
+
+/// The hub's own folder when it runs on this machine with its defaults.
+const HUB_KUBECONFIG: &str = "/var/lib/kurator-hub/admin.kubeconfig";
+/// The gateway's own, with its defaults.
+const EDGE_KUBECONFIG: &str = "/etc/kurator/edge.kubeconfig";
+/// An answer larger than this is not one of ours.
+const MAX_ANSWER: usize = 256 * 1024 * 1024;
+
+/// A connection to one API server.
+#[derive(Clone)]
+pub struct Api {
+    client: kube::Client,
+    prefix: String,
+    server: String,
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api").field("server", &self.server).field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+/// An answer that is not a success.
+#[derive(Debug)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// The Kubernetes Status' reason, if there was one.
+    pub reason: String,
+    /// Its message.
+    pub message: String,
+}
+
+impl Api {
+    /// Finds the kubeconfig and prepares the client; nothing is contacted yet.
+    ///
+    /// # Errors
+    /// No kubeconfig, or one that cannot be used.
+    pub async fn find(global: &Global) -> Result<Self, Failure> {
+        let path = locate(global.kubeconfig.as_deref())?;
+        Self::open(&path, global.gateway.as_deref()).await
+    }
+
+    /// Uses this kubeconfig.
+    ///
+    /// # Errors
+    /// A kubeconfig that cannot be read or used.
+    pub async fn open(path: &Path, gateway: Option<&str>) -> Result<Self, Failure> {
+        let bad = |e: String| {
+            Failure::new(BAD_CONFIG, format!("{}: {e}", path.display()))
+                .hint("name a kubeconfig with --kubeconfig; a hub writes admin.kubeconfig into its data folder")
+        };
+        let kubeconfig = Kubeconfig::read_from(path).map_err(|e| bad(e.to_string()))?;
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .map_err(|e| bad(e.to_string()))?;
+        let server = config.cluster_url.to_string();
+        let client = kube::Client::try_from(config).map_err(|e| bad(e.to_string()))?;
+        let prefix = gateway.map(|name| format!("/clusters/{name}")).unwrap_or_default();
+        Ok(Self { client, prefix, server })
+    }
+
+    /// The same server, without the detour through a gateway.
+    #[must_use]
+    pub fn hub(&self) -> Self {
+        Self { prefix: String::new(), ..self.clone() }
+    }
+
+    /// One request; the outer error is ours (no connection, no valid answer), the inner the server's.
+    ///
+    /// # Errors
+    /// The server cannot be reached or does not answer in HTTP.
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: Option<Vec<u8>>,
+    ) -> Result<Result<Bytes, Refusal>, Failure> {
+        let response = self.send(method, path, headers, body).await?;
+        let status = response.status();
+        let data = Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|e| Failure::new(FAILED, format!("the answer from {} broke off: {e}", self.server)))?
+            .to_bytes();
+        if status.is_success() {
+            return Ok(Ok(data));
+        }
+        let parsed: Value = serde_json::from_slice(&data).unwrap_or_default();
+        let text = |field: &str| parsed[field].as_str().unwrap_or_default().to_owned();
+        let mut message = text("message");
+        if message.is_empty() {
+            message = format!("{status}: {}", String::from_utf8_lossy(&data).chars().take(200).collect::<String>());
+        }
+        Ok(Err(Refusal { status, reason: text("reason"), message }))
+    }
+
+    /// One request whose answer is a stream of lines.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: Option<Vec<u8>>,
+    ) -> Result<http::Response<Body>, Failure> {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.prefix));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request
+            .body(body.map_or_else(Body::empty, Body::from))
+            .map_err(|e| Failure::new(BAD_INPUT, format!("{path}: {e}")))?;
+        self.client.send(request).await.map_err(|e| {
+            Failure::new(UNREACHABLE, format!("cannot reach {}: {}", self.server, chain(&e)))
+                .hint("is it running, and is this the right kubeconfig? (--kubeconfig, $KUBECONFIG)")
+        })
+    }
+
+    /// GET of JSON.
+    ///
+    /// # Errors
+    /// Not reached, refused, or not JSON.
+    pub async fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.json(Method::GET, path, None).await
+    }
+
+    /// A request with and for JSON.
+    ///
+    /// # Errors
+    /// Not reached, refused, or not JSON.
+    pub async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        match self.try_json(method, path, body).await? {
+            Ok(value) => Ok(value),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// The same, with the server's refusal apart.
+    ///
+    /// # Errors
+    /// Not reached, or not JSON.
+    pub async fn try_json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Result<Value, Refusal>, Failure> {
+        let data = body.map(|b| serde_json::to_vec(b).expect("a JSON value can always be written"));
+        let headers = [("accept", "application/json"), ("content-type", "application/json")];
+        let headers = if data.is_some() { &headers[..] } else { &headers[..1] };
+        match self.call(method, path, headers, data).await? {
+            Err(refusal) => Ok(Err(refusal)),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Ok)
+                .map_err(|e| Failure::new(FAILED, format!("{} did not answer in JSON: {e}", self.server))),
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(r: Refusal) -> Self {
+        match r.status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Self::new(NOT_ALLOWED, r.message).hint("use an administrator's kubeconfig")
+            }
+            StatusCode::NOT_FOUND if r.message.contains("could not find the requested resource") => {
+                Self::new(BAD_INPUT, "the server does not know this")
+                    .hint("is the kubeconfig a hub's? a gateway answers for itself only")
+            }
+            s if s == StatusCode::NOT_FOUND || s == StatusCode::BAD_REQUEST || s == StatusCode::UNPROCESSABLE_ENTITY => {
+                Self::new(BAD_INPUT, r.message)
+            }
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                Self::new(UNREACHABLE, r.message).hint("kurator get nodes shows which gateways are connected")
+            }
+            _ => Self::new(FAILED, r.message),
+        }
+    }
+}
+
+fn chain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The kubeconfig to use, in the documented order.
+fn locate(explicit: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(path) = explicit {
+        return Ok(path.to_owned());
+    }
+    // The one environment variable every Kubernetes tool honours; read here and nowhere else.
+    let variable = std::env::var_os("KUBECONFIG").filter(|v| !v.is_empty());
+    if let Some(paths) = variable {
+        if let Some(first) = std::env::split_paths(&paths).find(|p| p.exists()) {
+            return Ok(first);
+        }
+    }
+    let home = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".kube/config"));
+    [Some(PathBuf::from(HUB_KUBECONFIG)), Some(PathBuf::from(EDGE_KUBECONFIG)), home]
+        .into_iter()
+        .flatten()
+        .find(|p| p.exists())
+        .ok_or_else(|| {
+            Failure::new(BAD_CONFIG, "no kubeconfig found")
+                .hint("name one with --kubeconfig or $KUBECONFIG; a hub writes admin.kubeconfig into its data folder")
+        })
+}

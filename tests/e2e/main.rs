@@ -1,0 +1,1 @@
+//! End to end, one binary: real daemons, real clients.

@@ -10,7 +10,11 @@ mod admit;
 mod desired;
 pub mod hlc;
 pub mod kinds;
+pub mod payload;
 pub mod register;
+mod rfc3339;
+pub mod topic;
+pub mod twin;
 mod validate;
 mod values;
 

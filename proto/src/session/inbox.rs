@@ -1,0 +1,225 @@
+//! The hub's end of the journals, within one session.
+//!
+//! Owns cursors. Each number of a stream passes to the application once, as a record or inside a dropped range, in order; it is
+//! acknowledged when the application says that it is stored. Never holds more unstored bytes than the window it announced.
+
+use super::config::{DropReason, DroppedRange, StoredCursor};
+use super::event::{Event, SessionError};
+use super::outbox::stream_is_good;
+use crate::codec::count_fields;
+use crate::compress;
+use crate::limits;
+use crate::wire;
+use prost::Message;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    streams: Vec<Stream>,
+    held: usize,
+    pieces: usize,
+    window: usize,
+}
+
+#[derive(Debug)]
+struct Stream {
+    name: Arc<str>,
+    stored: u64,
+    dropped: u64,
+    received: u64,
+    /// With the application, in order.
+    pieces: VecDeque<Piece>,
+    ack: bool,
+}
+
+#[derive(Debug)]
+struct Piece {
+    to: u64,
+    cost: usize,
+    /// First number of a dropped range.
+    dropped_from: Option<u64>,
+}
+
+impl Inbox {
+    /// Takes over what the sink has of this incarnation of the gateway's store.
+    pub(super) fn begin(&mut self, cursors: Vec<StoredCursor>, instance: u64, window: usize) -> Vec<wire::JournalAck> {
+        self.window = window;
+        let ours = cursors
+            .into_iter()
+            .filter(|cursor| cursor.instance == instance && stream_is_good(&cursor.stream));
+        for cursor in ours.take(limits::MAX_STREAMS) {
+            let StoredCursor {
+                stream: name,
+                cursor: stored,
+                dropped,
+                ..
+            } = cursor;
+            self.streams.push(Stream {
+                name,
+                stored,
+                dropped,
+                received: stored,
+                pieces: VecDeque::new(),
+                ack: false,
+            });
+        }
+        self.streams.iter().map(Stream::ack).collect()
+    }
+
+    pub(super) fn on_records(&mut self, journal: &wire::Journal) -> Result<Option<Event>, SessionError> {
+        let raw = compress::unpack(
+            journal.encoding,
+            journal.length as usize,
+            &journal.records,
+            limits::MAX_JOURNAL_BYTES,
+        )?;
+        if count_fields(&raw, 0, &mut 0).is_err() {
+            return Err(SessionError::TooMany("journal records"));
+        }
+        let mut records = wire::Records::decode(raw)
+            .map_err(|_| SessionError::Field("journal batch"))?
+            .records;
+        let count = records.len() as u64;
+        if records.is_empty() || records.len() > limits::MAX_JOURNAL_RECORDS {
+            return Err(SessionError::Field("journal batch"));
+        }
+        let cost = records.iter().map(|record| record.len() + limits::ENTRY_COST).sum();
+        let to = journal
+            .first_seq
+            .checked_add(count - 1)
+            .ok_or(SessionError::Field("journal number"))?;
+        let Some((stream, from)) = self.place(&journal.stream, journal.first_seq, to, cost, false)? else {
+            return Ok(None);
+        };
+        records.drain(..(from - journal.first_seq) as usize);
+        Ok(Some(Event::Journal {
+            stream,
+            first_seq: from,
+            records,
+        }))
+    }
+
+    pub(super) fn on_dropped(&mut self, gone: &wire::JournalDropped) -> Result<Option<Event>, SessionError> {
+        if gone.from > gone.to {
+            return Err(SessionError::Field("dropped range"));
+        }
+        let Some((stream, from)) = self.place(&gone.stream, gone.from, gone.to, limits::ENTRY_COST, true)? else {
+            return Ok(None);
+        };
+        let reason = DropReason::try_from(gone.reason).unwrap_or(DropReason::Unspecified);
+        let DroppedRange { from, to, reason } = DroppedRange {
+            from,
+            to: gone.to,
+            reason,
+        };
+        Ok(Some(Event::JournalDropped {
+            stream,
+            from,
+            to,
+            reason,
+        }))
+    }
+
+    /// Finds the place of from..=to in its stream: the part that is new, or nothing when all of it is known.
+    fn place(
+        &mut self,
+        name: &str,
+        from: u64,
+        to: u64,
+        cost: usize,
+        dropped: bool,
+    ) -> Result<Option<(Arc<str>, u64)>, SessionError> {
+        if !stream_is_good(name) {
+            return Err(SessionError::Field("stream"));
+        }
+        let too_much = self.held > 0 && self.held + cost > self.window;
+        if too_much || self.pieces >= limits::MAX_IN_FLIGHT {
+            return Err(SessionError::TooMany("journal bytes"));
+        }
+        let at = match self.streams.iter().position(|stream| *stream.name == *name) {
+            Some(at) => at,
+            None if self.streams.len() >= limits::MAX_STREAMS => return Err(SessionError::TooMany("journal streams")),
+            None => {
+                self.streams.push(Stream {
+                    name: name.into(),
+                    stored: 0,
+                    dropped: 0,
+                    received: 0,
+                    pieces: VecDeque::new(),
+                    ack: false,
+                });
+                self.streams.len() - 1
+            }
+        };
+        let stream = &mut self.streams[at];
+        if from == 0 || from - 1 > stream.received || to == u64::MAX {
+            return Err(SessionError::Order {
+                what: "journal",
+                want: stream.received + 1,
+                got: from,
+            });
+        }
+        if to <= stream.received {
+            stream.ack = true;
+            return Ok(None);
+        }
+        let from = stream.received + 1;
+        stream.received = to;
+        stream.pieces.push_back(Piece {
+            to,
+            cost,
+            dropped_from: dropped.then_some(from),
+        });
+        self.held += cost;
+        self.pieces += 1;
+        Ok(Some((stream.name.clone(), from)))
+    }
+
+    /// The application has stored or accounted everything up to `cursor`.
+    pub(super) fn stored(&mut self, name: &str, cursor: u64) {
+        let Some(stream) = self.streams.iter_mut().find(|stream| *stream.name == *name) else {
+            return;
+        };
+        let cursor = cursor.min(stream.received);
+        if cursor <= stream.stored {
+            return;
+        }
+        while let Some(piece) = stream.pieces.front_mut() {
+            if let Some(from) = &mut piece.dropped_from
+                && *from <= cursor
+            {
+                let upto = cursor.min(piece.to);
+                stream.dropped += upto - *from + 1;
+                *from = upto + 1;
+            }
+            if piece.to > cursor {
+                break;
+            }
+            self.held -= piece.cost;
+            self.pieces -= 1;
+            stream.pieces.pop_front();
+        }
+        if stream.pieces.is_empty() {
+            stream.pieces = VecDeque::new();
+        }
+        stream.stored = cursor;
+        stream.ack = true;
+    }
+
+    pub(super) fn next_ack(&mut self) -> Option<wire::JournalAck> {
+        let stream = self.streams.iter_mut().find(|stream| stream.ack)?;
+        stream.ack = false;
+        Some(stream.ack())
+    }
+}
+
+impl Stream {
+    fn ack(&self) -> wire::JournalAck {
+        wire::JournalAck {
+            stream: self.name.to_string(),
+            cursor: self.stored,
+            dropped: self.dropped,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! QUIC as the link wants it: little memory per idle connection, no packet that is not needed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{
+    ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt,
+};
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use crate::connection::MAX_STREAMS;
+
+/// Length of the ids the hub hands out, in bytes. Each travels in every packet towards the hub. Six bytes tell 10^5 connections with a
+/// few ids each apart without collisions that matter (quinn draws again on one), and are not to be guessed from outside.
+const HUB_CID: usize = 6;
+
+/// Bytes in flight on one stream, and on all of a connection: enough for 20 Mbit/s at 100 ms, and what a peer can make this side hold.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+
+/// After MTU discovery has found its answer it looks for a larger one this much later: probes are full packets, and every ten minutes
+/// (the default) they would be most of an idle link's traffic.
+const MTU_AGAIN: Duration = Duration::from_secs(24 * 3600);
+
+/// Parameters of a connection. `uni` is how many one-way streams the peer may open: one for a gateway (the hub's greeting), none for
+/// the hub.
+pub(crate) fn transport(idle: Duration, uni: u32) -> Arc<TransportConfig> {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.interval(MTU_AGAIN);
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(uni))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(u64::from(CONNECTION_WINDOW))
+        .max_idle_timeout(IdleTimeout::try_from(idle).ok())
+        // The session has heartbeats of its own.
+        .keep_alive_interval(None)
+        .datagram_receive_buffer_size(None)
+        .datagram_send_buffer_size(0)
+        .crypto_buffer_size(16 * 1024)
+        .mtu_discovery_config(Some(mtu));
+    Arc::new(config)
+}
+
+/// The hub's socket-wide parameters.
+pub(crate) fn hub_endpoint() -> EndpointConfig {
+    with_cid(HUB_CID)
+}
+
+/// A gateway's socket carries one connection, so packets towards it need no id at all. `shared` sockets (many simulated gateways on
+/// one) need one.
+pub(crate) fn edge_endpoint(shared: bool) -> EndpointConfig {
+    with_cid(if shared { HUB_CID } else { 0 })
+}
+
+fn with_cid(len: usize) -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    config.cid_generator(move || Box::new(Ids(len)));
+    config
+}
+
+/// Random connection ids of a fixed length.
+struct Ids(usize);
+
+impl ConnectionIdGenerator for Ids {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let mut bytes = [0; HUB_CID];
+        if SystemRandom::new().fill(&mut bytes).is_err() {
+            // Ids need to differ; nothing is secured by them.
+            bytes.fill_with(|| fastrand::u8(..));
+        }
+        ConnectionId::new(&bytes[..self.0])
+    }
+
+    fn cid_len(&self) -> usize {
+        self.0
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}

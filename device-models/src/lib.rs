@@ -7,9 +7,13 @@
 //! gateway alike, so that both check and merge by the same code.
 
 mod admit;
+mod crds;
 mod desired;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hlc;
 pub mod kinds;
+mod models;
 pub mod payload;
 pub mod register;
 mod rfc3339;
@@ -19,10 +23,14 @@ mod validate;
 mod values;
 
 pub use admit::{Who, admit_device};
+pub use crds::CRDS;
+#[cfg(feature = "schema")]
+pub use crds::generate as generate_crds;
 pub use desired::{
     CLEARED, Changed, Conflict, MERGE_POLICY, Policies, check_twins, desired_registers, edge_registers,
     merge_device_desired,
 };
+pub use models::{MODELS, PRESS_01, ReadyMade};
 pub use validate::{FieldError, FieldErrorKind, validate_device, validate_model};
 pub use values::{
     MAX_PROPERTIES, MAX_PROPERTY_NAME, MAX_VALUE, Quoted, Rule, Rules, ValueError, check_desired, check_property_name,

@@ -192,27 +192,13 @@ impl Twin {
             let Some(name) = twin.get("propertyName").and_then(Value::as_str) else {
                 continue;
             };
-            let Some(reported) = twin.get("reported") else { continue };
-            let Some(value) = reported.get("value").and_then(Value::as_str) else {
-                continue;
-            };
-            let mut metadata: BTreeMap<String, String> = reported
-                .get("metadata")
-                .and_then(Value::as_object)
+            let reported = twin.get("reported");
+            // The type stands with either value; a property without any value left goes again with the Device.
+            let value_type = [reported, twin.get("observedDesired")]
                 .into_iter()
                 .flatten()
-                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
-                .collect();
-            let timestamp = metadata
-                .remove(TIMESTAMP)
-                .and_then(|ms| ms.parse().ok())
-                .unwrap_or_default();
-            let value_type = metadata.remove(TYPE).and_then(|text| WireType::parse(&text));
-            let actual = Some(Arc::new(Reported {
-                value: value.into(),
-                timestamp,
-                metadata,
-            }));
+                .find_map(|side| WireType::parse(side.get("metadata")?.get(TYPE)?.as_str()?));
+            let actual = reported.and_then(read_reported).map(Arc::new);
             let at = self.slot(name);
             let property = &mut self.properties[at];
             property.actual = actual;
@@ -401,6 +387,29 @@ impl Twin {
     }
 }
 
+/// A reported value in a stored DeviceStatus.
+fn read_reported(reported: &Value) -> Option<Reported> {
+    let value = reported.get("value")?.as_str()?;
+    let metadata = reported
+        .get("metadata")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten();
+    let mut metadata: BTreeMap<String, String> = metadata
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect();
+    metadata.remove(TYPE);
+    let timestamp = metadata
+        .remove(TIMESTAMP)
+        .and_then(|ms| ms.parse().ok())
+        .unwrap_or_default();
+    Some(Reported {
+        value: value.into(),
+        timestamp,
+        metadata,
+    })
+}
+
 /// One element of `status.twins`; nothing for a property without any value.
 fn status_twin(property: &Property) -> Option<Value> {
     let mut twin = Map::new();
@@ -412,6 +421,7 @@ fn status_twin(property: &Property) -> Option<Value> {
         let mut metadata = Map::new();
         metadata.insert("stamp".to_owned(), Value::String(register.stamp.to_string()));
         metadata.insert(TIMESTAMP.to_owned(), Value::String(register.stamp.ms().to_string()));
+        metadata.insert(TYPE.to_owned(), Value::from(property.value_type.text()));
         twin.insert("observedDesired".to_owned(), pair(value, metadata));
     }
     if let Some(actual) = &property.actual {

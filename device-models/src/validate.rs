@@ -241,7 +241,10 @@ fn check_property(
 ) {
     let name = property.name.as_deref().unwrap_or_default();
     let desired = property.desired.as_ref();
-    let rule = rules.map(|rules| rules.get(name)).transpose();
+    let rule = rules
+        .filter(|_| property.name.is_some())
+        .map(|rules| rules.get(name))
+        .transpose();
     let same_desired = before.is_some_and(|before| {
         before.desired.as_ref().map(|desired| &desired.value) == desired.map(|desired| &desired.value)
     });

@@ -1,0 +1,17 @@
+//! The CustomResourceDefinitions of our kinds: the committed files, and with feature `schema` their making from the types.
+
+/// The definitions as committed in `crds/`, one YAML document each.
+pub const CRDS: &[&str] = &[
+    include_str!("../crds/devices.kubeedge.io_devicemodels.yaml"),
+    include_str!("../crds/devices.kubeedge.io_devices.yaml"),
+    include_str!("../crds/devices.kubeedge.io_devicestatuses.yaml"),
+    include_str!("../crds/edge.kubeedge.io_edgenodes.yaml"),
+];
+
+#[cfg(feature = "schema")]
+mod generate;
+#[cfg(feature = "schema")]
+pub use generate::generate;
+
+#[cfg(test)]
+mod tests;

@@ -69,6 +69,7 @@ enum Role {
         config: HubConfig,
         node: String,
         hello: Option<handshake::Greeting>,
+        accepted: bool,
         rotating: bool,
     },
 }
@@ -193,6 +194,12 @@ impl Session {
         if let Some(batch) = self.source.next_batch() {
             self.tell(self.source_kind(), self.source.set().digest());
             return Some(Kind::Batch(batch));
+        }
+        if self.source.settled()
+            && self.told[usize::from(self.source_kind() == SetKind::Observed)] != self.source.set().digest()
+        {
+            // A change told with a batch was undone before it was sent: without this the mirror would wait for it.
+            return Some(self.heartbeat(true));
         }
         match &mut self.role {
             Role::Edge { outbox, .. } => outbox.next_frame(),
@@ -608,9 +615,12 @@ impl Session {
         self.mirror.inventory()
     }
 
-    /// Both sets, to be given to the next session.
-    pub fn into_sets(self) -> (SourceSet, Inventory) {
-        (self.source.into_set(), self.mirror.into_inventory())
+    /// Both sets, to be given to the next session. `None` on a hub that never accepted: it was never given them.
+    pub fn into_sets(self) -> Option<(SourceSet, Inventory)> {
+        match self.role {
+            Role::Hub { accepted: false, .. } => None,
+            _ => Some((self.source.into_set(), self.mirror.into_inventory())),
+        }
     }
 
     /// Entries of the own set that the peer has not dealt with yet, waiting or in flight.

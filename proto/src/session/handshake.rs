@@ -78,6 +78,7 @@ impl Session {
                 },
                 node: node.into(),
                 hello: None,
+                accepted: false,
                 rotating: false,
             },
             state: State::Opening,
@@ -98,7 +99,11 @@ impl Session {
     pub fn accept(&mut self, now: Now, desired: SourceSet, observed: Inventory, journals: Vec<StoredCursor>) {
         self.tick(now);
         let Role::Hub {
-            inbox, config, hello, ..
+            inbox,
+            config,
+            hello,
+            accepted,
+            ..
         } = &mut self.role
         else {
             return;
@@ -107,6 +112,7 @@ impl Session {
             return;
         }
         let Some(greeting) = hello.take() else { return };
+        *accepted = true;
         self.told = [desired.digest(), observed.digest()];
         let welcome = wire::Welcome {
             version: greeting.version,

@@ -214,6 +214,7 @@ impl Outbox {
             return;
         };
         stream.asked = false;
+        let most = limits::JOURNAL_BYTES.min(self.window);
         if records.is_empty() || first == 0 {
             stream.stalled = true;
             return;
@@ -256,7 +257,7 @@ impl Outbox {
                 continue;
             }
             let this = cost_of(&record);
-            if cost > 0 && (cost + this > limits::JOURNAL_BYTES || batch.len() == limits::MAX_JOURNAL_RECORDS) {
+            if cost > 0 && (cost + this > most || batch.len() == limits::MAX_JOURNAL_RECORDS) {
                 self.ready.extend(flush(batch_first, &mut batch, &mut cost));
             }
             if batch.is_empty() {

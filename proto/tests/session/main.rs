@@ -1,0 +1,8 @@
+//! Sessions in pairs and fleets on virtual links, with a stepped clock: no sockets, no sleeps. And the wire's bytes.
+
+#![allow(clippy::unwrap_used)]
+
+mod cases;
+mod fleet;
+mod journal;
+mod world;

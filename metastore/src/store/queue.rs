@@ -79,8 +79,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for work and takes all of it, up to the given operations and bytes. Whatever was pushed before the queue was
-    /// closed still comes out.
+    /// Waits for work and takes all of it, up to the given operations and bytes. A nudge comes first. Whatever was pushed before
+    /// the queue was closed still comes out.
     pub(super) fn take(&self, max_ops: usize, max_bytes: usize, idle: Duration) -> Taken {
         let mut state = self.lock();
         if state.jobs.is_empty() && !state.closed && !state.nudged {
@@ -91,7 +91,9 @@ impl Queue {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        state.nudged = false;
+        if std::mem::take(&mut state.nudged) {
+            return Taken::Idle;
+        }
         if state.jobs.is_empty() {
             return if state.closed { Taken::Closed } else { Taken::Idle };
         }
@@ -138,4 +140,69 @@ impl Queue {
 fn cost(ops: usize, bytes: usize) -> u32 {
     let units = 1 + ops / 4 + bytes / UNIT;
     u32::try_from(units).unwrap_or(ROOM).min(ROOM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(queue: &Queue, bytes: usize) -> bool {
+        let Some(room) = queue.try_reserve(1, bytes) else {
+            return false;
+        };
+        let steps = vec![Step::KvDelete {
+            bucket: "b".into(),
+            key: Vec::new(),
+        }];
+        queue
+            .push(Job {
+                steps,
+                bytes,
+                answer: oneshot::channel().0,
+                _room: room,
+            })
+            .is_ok()
+    }
+
+    fn taken(queue: &Queue, ops: usize, bytes: usize) -> usize {
+        match queue.take(ops, bytes, Duration::ZERO) {
+            Taken::Jobs(jobs) => jobs.len(),
+            Taken::Idle | Taken::Closed => 0,
+        }
+    }
+
+    #[test]
+    fn bounded_by_number_and_by_bytes() {
+        let queue = Queue::new();
+        let small = (0..100_000).take_while(|_| push(&queue, 10)).count();
+        assert_eq!(small, ROOM as usize);
+        assert_eq!(
+            taken(&queue, usize::MAX, usize::MAX),
+            small,
+            "room comes back with the jobs"
+        );
+        let large = (0..100).take_while(|_| push(&queue, 1024 * 1024)).count();
+        assert_eq!(large, 7, "eight MiB less a little for each");
+        assert_eq!(taken(&queue, 2, usize::MAX), 2);
+        assert_eq!(taken(&queue, 100, 3 * 1024 * 1024), 3);
+        assert_eq!(taken(&queue, 100, 1), 1, "at least one");
+        assert_eq!(taken(&queue, 100, usize::MAX), 1);
+        assert!(
+            push(&queue, 100 * 1024 * 1024),
+            "the largest gets through when it is alone"
+        );
+        assert!(!push(&queue, 1));
+    }
+
+    #[test]
+    fn a_nudge_comes_before_the_work_and_a_close_behind_it() {
+        let queue = Queue::new();
+        assert!(push(&queue, 1));
+        queue.nudge();
+        assert!(matches!(queue.take(9, 9, Duration::ZERO), Taken::Idle));
+        queue.close();
+        assert!(!push(&queue, 1));
+        assert_eq!(taken(&queue, 9, 9), 1);
+        assert!(matches!(queue.take(9, 9, Duration::from_secs(99)), Taken::Closed));
+    }
 }

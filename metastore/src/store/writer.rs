@@ -32,7 +32,8 @@ const GROUP_OPS: usize = 2048;
 const GROUP_BYTES: usize = 2 * 1024 * 1024;
 /// How often the chores are looked at.
 const CHORES_EVERY: Duration = Duration::from_secs(30);
-/// The change log may run this far past what it is to keep, so that compaction comes in pieces worth their sync.
+/// The change log may run this far past what it is to keep (or a quarter of that, if less), so that compaction comes in pieces
+/// worth their while.
 const LOG_SLACK: u64 = 256;
 /// Revisions compacted in one piece.
 const LOG_PIECE: u64 = 1024;
@@ -164,7 +165,8 @@ impl Writer {
             return Ok(answers);
         }
         self.streams.flush(&self.db)?;
-        let compacted = self.compact_piece(revision, self.shared.options.log_keep + LOG_SLACK)?;
+        let log_keep = self.shared.options.log_keep;
+        let compacted = self.compact_piece(revision, log_keep.saturating_add(LOG_SLACK.min(log_keep / 4)))?;
         if !self.marked {
             schema::set_meta(&self.db, "clean", 0)?;
         }

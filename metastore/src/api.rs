@@ -1,1 +1,52 @@
 //! The Kubernetes API over the store.
+//!
+//! Owns the Kubernetes meaning of objects: which kinds there are (rows of [`builtin_kinds`] and of definitions that people create), paths and
+//! verbs, patches, selectors, tables, watches, validation, discovery. Never touches SQLite, never knows a device or a gateway: what those need
+//! beyond the table is an [`Admission`] given by the daemon. Called by the daemons (over TLS, over tunnels, in process as a tower service) and by
+//! their controllers through [`ApiServer::apply_internal`] and its sisters.
+//!
+//! How a request goes: [`request`] reads path, query and accepted forms; [`auth`] decides; `read` and `watch` answer from stored bytes;
+//! `verbs` reads bodies and ends in `write`, the one place where objects change. Errors are [`Status`]es all the way.
+//!
+//! Invariants: a 2xx to a write follows its commit; every object stored has passed its schema; a body, a selector, a patch and a schema are
+//! bounded before they are worked on; a stored object is not encoded again to be shown in its stored form.
+
+mod auth;
+mod body;
+mod builtin;
+mod codec;
+mod definitions;
+mod discovery;
+mod internal;
+mod jsonpath;
+mod kinds;
+mod lifecycle;
+mod meta;
+mod names;
+mod openapi;
+mod patch;
+mod read;
+mod request;
+mod review;
+mod schema;
+mod selector;
+mod serve;
+mod server;
+mod status;
+mod table;
+mod verbs;
+mod watch;
+mod write;
+
+pub use auth::{
+    ANONYMOUS, Admission, AdmitContext, Attributes, Authorizer, Decision, MASTERS, MastersOnly, Operation, User,
+    is_public,
+};
+pub use body::ApiBody;
+pub use builtin::builtin_kinds;
+pub use codec::MAX_BODY;
+pub use internal::{Applied, Parts};
+pub use kinds::KindSpec;
+pub use serve::{ALPN, Identify, serve, serve_stream};
+pub use server::{ApiServer, BuildError, Builder, ResourceId, refusal};
+pub use status::{Cause, Details, Status};

@@ -1,0 +1,297 @@
+//! Metadata: what the server sets, what it keeps from being changed, what it checks.
+
+use serde_json::{Map, Value, json};
+
+use super::kinds::KindSpec;
+use super::selector;
+use super::status::{Cause, Status};
+
+/// Most bytes of all annotations together, as in other servers.
+const MAX_ANNOTATIONS: usize = 256 * 1024;
+
+/// Now as objects say it: RFC 3339, whole seconds, UTC.
+pub(crate) fn now() -> String {
+    timestamp(daemon::clock::wall_ms())
+}
+
+/// Milliseconds since 1970 as RFC 3339 with whole seconds.
+pub(crate) fn timestamp(ms: u64) -> String {
+    let at = i64::try_from(ms / 1000)
+        .ok()
+        .and_then(|s| jiff::Timestamp::from_second(s).ok())
+        .unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// The metadata of an object.
+pub(crate) fn of(object: &Value) -> Option<&Map<String, Value>> {
+    object.get("metadata").and_then(Value::as_object)
+}
+
+/// A text field of the metadata, empty when absent.
+pub(crate) fn text<'v>(object: &'v Value, field: &str) -> &'v str {
+    of(object)
+        .and_then(|m| m.get(field))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+/// The metadata to be changed; made when it is not there.
+pub(crate) fn of_mut(object: &mut Value) -> Result<&mut Map<String, Value>, Status> {
+    object
+        .as_object_mut()
+        .map(|map| {
+            map.entry("metadata".to_owned())
+                .or_insert_with(|| Value::Object(Map::new()))
+        })
+        .and_then(Value::as_object_mut)
+        .ok_or_else(|| Status::bad_request("metadata must be an object"))
+}
+
+/// Whether the object waits for its finalizers.
+pub(crate) fn is_terminating(object: &Value) -> bool {
+    of(object).is_some_and(|m| m.get("deletionTimestamp").is_some_and(|t| !t.is_null()))
+}
+
+/// The finalizers of an object.
+pub(crate) fn finalizers(object: &Value) -> &[Value] {
+    of(object)
+        .and_then(|m| m.get("finalizers"))
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+/// The generation of an object, 0 when it has none.
+pub(crate) fn generation(object: &Value) -> u64 {
+    of(object)
+        .and_then(|m| m.get("generation"))
+        .and_then(Value::as_u64)
+        .unwrap_or(0)
+}
+
+/// Sets what the server decides on a new object.
+pub(crate) fn begin(object: &mut Value, kind: &KindSpec, namespace: &str, name: &str, now: &str) -> Result<(), Status> {
+    let meta = of_mut(object)?;
+    for field in [
+        "resourceVersion",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "generation",
+        "managedFields",
+    ] {
+        meta.remove(field);
+    }
+    meta.insert("name".to_owned(), json!(name));
+    if kind.namespaced {
+        meta.insert("namespace".to_owned(), json!(namespace));
+    } else {
+        meta.remove("namespace");
+    }
+    meta.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));
+    meta.insert("creationTimestamp".to_owned(), json!(now));
+    if kind.generation {
+        meta.insert("generation".to_owned(), json!(1));
+    }
+    drop_empty(meta);
+    Ok(())
+}
+
+/// Puts back what only the server changes.
+pub(crate) fn carry(object: &mut Value, current: &Value) -> Result<(), Status> {
+    const OURS: [&str; 9] = [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "resourceVersion",
+        "managedFields",
+    ];
+    let empty = Map::new();
+    let old = of(current).unwrap_or(&empty);
+    let meta = of_mut(object)?;
+    meta.remove("selfLink");
+    for field in OURS {
+        match old.get(field) {
+            Some(v) => {
+                meta.insert(field.to_owned(), v.clone());
+            }
+            None => {
+                meta.remove(field);
+            }
+        }
+    }
+    drop_empty(meta);
+    Ok(())
+}
+
+/// Empty maps and lists are not on the wire.
+fn drop_empty(meta: &mut Map<String, Value>) {
+    for field in ["labels", "annotations"] {
+        if meta.get(field).and_then(Value::as_object).is_some_and(Map::is_empty) {
+            meta.remove(field);
+        }
+    }
+    for field in ["finalizers", "ownerReferences"] {
+        if meta.get(field).and_then(Value::as_array).is_some_and(Vec::is_empty) {
+            meta.remove(field);
+        }
+    }
+}
+
+/// Checks the metadata of an object about to be stored.
+pub(crate) fn check(object: &Value, old: Option<&Value>, kind: &KindSpec, causes: &mut Vec<Cause>) {
+    let name = text(object, "name");
+    if old.is_none()
+        && let Err(why) = kind.names.check(name)
+    {
+        causes.push(Cause::invalid("metadata.name", &format!("{name:?}"), why));
+    }
+    let map = |field: &str| of(object).and_then(|m| m.get(field)).and_then(Value::as_object);
+    for (key, value) in map("labels").into_iter().flatten() {
+        if let Err(why) = selector::check_key(key) {
+            causes.push(Cause::invalid("metadata.labels", &format!("{key:?}"), &why));
+        }
+        let value = value.as_str().unwrap_or_default();
+        if let Err(why) = selector::check_value(value) {
+            causes.push(Cause::invalid("metadata.labels", &format!("{value:?}"), &why));
+        }
+    }
+    let mut size = 0;
+    for (key, value) in map("annotations").into_iter().flatten() {
+        size += key.len() + value.as_str().map_or(0, str::len);
+        if let Err(why) = selector::check_key(&key.to_lowercase()) {
+            causes.push(Cause::invalid("metadata.annotations", &format!("{key:?}"), &why));
+        }
+    }
+    if size > MAX_ANNOTATIONS {
+        causes.push(Cause::too_long("metadata.annotations", MAX_ANNOTATIONS as u64));
+    }
+    for finalizer in finalizers(object) {
+        let text = finalizer.as_str().unwrap_or_default();
+        if let Err(why) = selector::check_key(text) {
+            causes.push(Cause::invalid("metadata.finalizers", &format!("{text:?}"), &why));
+        }
+    }
+    let owners = of(object)
+        .and_then(|m| m.get("ownerReferences"))
+        .and_then(Value::as_array);
+    for (i, owner) in owners.into_iter().flatten().enumerate() {
+        for field in ["apiVersion", "kind", "name", "uid"] {
+            if owner.get(field).and_then(Value::as_str).is_none_or(str::is_empty) {
+                causes.push(Cause::invalid(
+                    format!("metadata.ownerReferences[{i}].{field}"),
+                    "\"\"",
+                    "must not be empty",
+                ));
+            }
+        }
+    }
+    if let Some(old) = old.filter(|o| is_terminating(o)) {
+        let added: Vec<&str> = finalizers(object)
+            .iter()
+            .filter(|f| !finalizers(old).contains(f))
+            .filter_map(Value::as_str)
+            .collect();
+        if !added.is_empty() {
+            let why = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+            );
+            // Real servers check this in two places and say it twice; clients see both.
+            for _ in 0..2 {
+                causes.push(Cause::forbidden("metadata.finalizers", &why));
+            }
+        }
+    }
+}
+
+/// Whether the desired state differs: everything but metadata, and but the status where that is apart.
+pub(crate) fn desired_differs(a: &Value, b: &Value, kind: &KindSpec) -> bool {
+    let skip = |k: &str| k == "metadata" || (k == "status" && kind.has_status());
+    let parts = |v: &Value| -> Vec<(String, Value)> {
+        v.as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(k, _)| !skip(k))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
+    };
+    parts(a) != parts(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::builtin::builtin_kinds;
+
+    fn kind() -> KindSpec {
+        builtin_kinds().into_iter().find(|k| k.kind() == "ConfigMap").unwrap()
+    }
+
+    fn wrong(object: Value, old: Option<Value>) -> Vec<String> {
+        let mut causes = Vec::new();
+        check(&object, old.as_ref(), &kind(), &mut causes);
+        causes.into_iter().map(|c| c.field).collect()
+    }
+
+    #[test]
+    fn a_new_object_gets_what_the_server_sets_and_nothing_else() {
+        let mut o = json!({"metadata":{"name":"a","resourceVersion":"5","generation":9,"labels":{},"uid":"x"}});
+        begin(&mut o, &kind(), "ns", "a", "2026-01-01T00:00:00Z").unwrap();
+        let m = of(&o).unwrap();
+        assert_eq!(m["namespace"], "ns");
+        assert_ne!(m["uid"], "x");
+        assert!(!m.contains_key("resourceVersion") && !m.contains_key("generation") && !m.contains_key("labels"));
+        assert!(begin(&mut json!({"metadata":3}), &kind(), "", "a", "").is_err());
+    }
+
+    #[test]
+    fn metadata_is_checked_by_field() {
+        assert!(
+            wrong(
+                json!({"metadata":{"name":"a","labels":{"x.io/a":"b"},"annotations":{"A":"any thing"}}}),
+                None
+            )
+            .is_empty()
+        );
+        assert_eq!(wrong(json!({"metadata":{"name":"A"}}), None), ["metadata.name"]);
+        assert_eq!(
+            wrong(json!({"metadata":{"name":"a","labels":{"-":"b c"}}}), None),
+            ["metadata.labels"; 2]
+        );
+        assert_eq!(
+            wrong(
+                json!({"metadata":{"name":"a","annotations":{"a":"x".repeat(300_000)}}}),
+                None
+            ),
+            ["metadata.annotations"]
+        );
+        let old = json!({"metadata":{"name":"a","deletionTimestamp":"x","finalizers":["a"]}});
+        let new = json!({"metadata":{"name":"a","finalizers":["a","b"]}});
+        assert_eq!(wrong(new, Some(old)), ["metadata.finalizers"; 2]);
+    }
+
+    #[test]
+    fn the_servers_fields_are_carried_over() {
+        let mut new = json!({"metadata":{"name":"z","uid":"forged","generation":7,"labels":{"a":"b"}}});
+        carry(
+            &mut new,
+            &json!({"metadata":{"name":"a","uid":"u","creationTimestamp":"t"}}),
+        )
+        .unwrap();
+        assert_eq!(
+            new,
+            json!({"metadata":{"name":"a","uid":"u","creationTimestamp":"t","labels":{"a":"b"}}})
+        );
+    }
+
+    #[test]
+    fn timestamps() {
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00Z");
+        assert_eq!(timestamp(1_767_225_600_999), "2026-01-01T00:00:00Z");
+        assert_eq!(timestamp(u64::MAX), "1970-01-01T00:00:00Z");
+    }
+}

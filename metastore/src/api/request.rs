@@ -1,0 +1,501 @@
+//! What a request asks for: path, query, accepted forms. Pure; hostile input ends in a [`Status`], never in a panic.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, Method, header};
+
+use super::selector::{Fields, Labels};
+use super::status::{Cause, Status};
+use super::table::RowObject;
+
+/// Longest path and query that are looked at.
+const MAX_URI: usize = 128 * 1024;
+
+/// Percent-decoding; invalid escapes stay as they are, invalid UTF-8 is an error. `plus`: `+` is a space.
+fn decode(text: &str, plus: bool) -> Option<Cow<'_, str>> {
+    let coded = text.contains('%') || (plus && text.contains('+'));
+    if !coded {
+        return Some(Cow::Borrowed(text));
+    }
+    let hex = |b: u8| char::from(b).to_digit(16);
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let pair = (bytes.get(i + 1), bytes.get(i + 2));
+        match (bytes[i], pair) {
+            (b'%', (Some(a), Some(b))) if hex(*a).is_some() && hex(*b).is_some() => {
+                let (a, b) = (hex(*a).unwrap_or(0), hex(*b).unwrap_or(0));
+                out.push(u8::try_from(a * 16 + b).unwrap_or(0));
+                i += 3;
+            }
+            (b'+', _) if plus => {
+                out.push(b' ');
+                i += 1;
+            }
+            (b, _) => {
+                out.push(b);
+                i += 1;
+            }
+        }
+    }
+    String::from_utf8(out).ok().map(Cow::Owned)
+}
+
+/// A parsed query.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub(crate) fn parse(text: Option<&str>) -> Result<Self, Status> {
+        let text = text.unwrap_or_default();
+        if text.len() > MAX_URI {
+            return Err(Status::new(
+                http::StatusCode::URI_TOO_LONG,
+                "RequestURITooLong",
+                "the query is too long",
+            ));
+        }
+        let mut out = Vec::new();
+        for pair in text.split('&').filter(|p| !p.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let part = |t| decode(t, true).ok_or_else(|| Status::bad_request("the query is not UTF-8"));
+            out.push((part(key)?.into_owned(), part(value)?.into_owned()));
+        }
+        Ok(Self(out))
+    }
+
+    /// The first value of a parameter.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+    }
+
+    /// All values of a parameter.
+    pub(crate) fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
+        self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
+    }
+
+    /// A boolean parameter as Go clients write it: there and not false.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        self.get(name)
+            .is_some_and(|v| !matches!(v, "false" | "0" | "f" | "F" | "False" | "FALSE"))
+    }
+}
+
+/// A resource path, or a piece of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ResourcePath {
+    pub(crate) group: String,
+    pub(crate) version: String,
+    pub(crate) namespace: Option<String>,
+    pub(crate) resource: String,
+    pub(crate) name: Option<String>,
+    pub(crate) subresource: Option<String>,
+}
+
+/// What a path leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    Healthz,
+    Version,
+    /// `/api`
+    CoreVersions,
+    /// `/apis`
+    Groups,
+    /// `/apis/GROUP`
+    Group(String),
+    /// `/api/v1`, `/apis/GROUP/VERSION`
+    Resources(String, String),
+    OpenApiV2,
+    OpenApiV3,
+    /// `/openapi/v3/api/v1`, `/openapi/v3/apis/GROUP/VERSION`
+    OpenApiGroup(String, String),
+    Resource(ResourcePath),
+    Unknown,
+}
+
+/// Reads a path.
+pub(crate) fn route(path: &str) -> Route {
+    if path.len() > MAX_URI {
+        return Route::Unknown;
+    }
+    let mut parts = Vec::new();
+    for part in path.trim_matches('/').split('/') {
+        match decode(part, false) {
+            Some(p) if !p.is_empty() && parts.len() < 12 => parts.push(p),
+            _ => return Route::Unknown,
+        }
+    }
+    let words: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+    match words.as_slice() {
+        ["healthz" | "readyz" | "livez"] | ["healthz" | "readyz" | "livez", _] => Route::Healthz,
+        ["version"] => Route::Version,
+        ["api"] => Route::CoreVersions,
+        ["apis"] => Route::Groups,
+        ["apis", group] => Route::Group((*group).to_owned()),
+        ["openapi", "v2"] => Route::OpenApiV2,
+        ["openapi", "v3"] => Route::OpenApiV3,
+        ["openapi", "v3", "api", version] => Route::OpenApiGroup(String::new(), (*version).to_owned()),
+        ["openapi", "v3", "apis", group, version] => Route::OpenApiGroup((*group).to_owned(), (*version).to_owned()),
+        ["api", version] => Route::Resources(String::new(), (*version).to_owned()),
+        ["apis", group, version] => Route::Resources((*group).to_owned(), (*version).to_owned()),
+        ["api", version, rest @ ..] => resource("", version, rest),
+        ["apis", group, version, rest @ ..] => resource(group, version, rest),
+        _ => Route::Unknown,
+    }
+}
+
+fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
+    let own = |s: &&str| (**s).to_owned();
+    let mut out = ResourcePath {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        ..ResourcePath::default()
+    };
+    let rest = match rest {
+        // A subresource of a namespace looks like a resource in it; these are the ones there are.
+        ["namespaces", name, sub @ ("status" | "finalize")] if group.is_empty() => {
+            out.resource = "namespaces".to_owned();
+            out.name = Some((*name).to_owned());
+            out.subresource = Some((*sub).to_owned());
+            return Route::Resource(out);
+        }
+        ["namespaces", namespace, rest @ ..] if !rest.is_empty() => {
+            out.namespace = Some((*namespace).to_owned());
+            rest
+        }
+        rest => rest,
+    };
+    match rest {
+        [resource] => out.resource = own(resource),
+        [resource, name] => {
+            out.resource = own(resource);
+            out.name = Some(own(name));
+        }
+        [resource, name, sub, ..] => {
+            out.resource = own(resource);
+            out.name = Some(own(name));
+            out.subresource = Some(rest[2..].join("/"));
+            debug_assert!(!sub.is_empty());
+        }
+        [] => return Route::Unknown,
+    }
+    Route::Resource(out)
+}
+
+/// The form of the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Json,
+    Table,
+    Partial,
+    /// Aggregated discovery, `v2` or `v2beta1`.
+    Aggregated(&'static str),
+}
+
+/// Which of the forms `allowed` the client likes best. `*/*`, no header and plain JSON are all JSON.
+pub(crate) fn accept(headers: &HeaderMap, allowed: fn(Form) -> bool) -> Result<Form, Status> {
+    let Some(value) = headers.get(header::ACCEPT) else {
+        return Ok(Form::Json);
+    };
+    let text = value.to_str().unwrap_or_default();
+    for clause in text.split(',') {
+        let mut parts = clause.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        if !matches!(media, "application/json" | "*/*" | "application/*" | "") {
+            continue;
+        }
+        let (mut kind, mut group, mut version) = ("", "", "");
+        for parameter in parts {
+            match parameter.split_once('=') {
+                Some(("as", v)) => kind = v,
+                Some(("g", v)) => group = v,
+                Some(("v", v)) => version = v,
+                _ => {}
+            }
+        }
+        let form = match (kind, group, version) {
+            ("", ..) => Form::Json,
+            ("Table", "meta.k8s.io", "v1") => Form::Table,
+            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => Form::Partial,
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Form::Aggregated("v2"),
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") => Form::Aggregated("v2beta1"),
+            _ => continue,
+        };
+        if allowed(form) {
+            return Ok(form);
+        }
+    }
+    Err(Status::not_acceptable())
+}
+
+/// The options of get, list and watch.
+#[derive(Debug)]
+pub(crate) struct ListQuery {
+    pub(crate) labels: Labels,
+    pub(crate) fields: Fields,
+    pub(crate) limit: Option<usize>,
+    pub(crate) token: Option<String>,
+    pub(crate) version: Version,
+    pub(crate) version_match: Option<VersionMatch>,
+    pub(crate) watch: bool,
+    pub(crate) bookmarks: bool,
+    pub(crate) initial_events: Option<bool>,
+    pub(crate) timeout: Option<u64>,
+    pub(crate) include: RowObject,
+}
+
+/// `resourceVersion`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    Unset,
+    Any,
+    Exactly(u64),
+}
+
+/// `resourceVersionMatch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VersionMatch {
+    Exact,
+    NotOlderThan,
+}
+
+impl ListQuery {
+    /// Reads and checks them together, as they constrain each other.
+    pub(crate) fn parse(query: &Query) -> Result<Self, Status> {
+        let watch = query.flag("watch");
+        let forbidden =
+            |why: &str| Status::invalid_option("ListOptions", Cause::forbidden("resourceVersionMatch", why));
+        let text = query.get("resourceVersion").unwrap_or_default();
+        let version = match text {
+            "" => Version::Unset,
+            "0" => Version::Any,
+            digits => match digits.parse() {
+                Ok(n) => Version::Exactly(n),
+                Err(_) if watch => {
+                    // What a real server answers: its parser's error, unsorted.
+                    return Err(Status::new(
+                        http::StatusCode::INTERNAL_SERVER_ERROR,
+                        "",
+                        format!("strconv.ParseUint: parsing {digits:?}: invalid syntax"),
+                    ));
+                }
+                Err(_) => {
+                    return Err(Status::bad_request(format!(
+                        "Invalid value: {digits:?}: resource version must be a number"
+                    )));
+                }
+            },
+        };
+        let version_match = match query.get("resourceVersionMatch") {
+            None | Some("") => None,
+            Some("Exact") => Some(VersionMatch::Exact),
+            Some("NotOlderThan") => Some(VersionMatch::NotOlderThan),
+            Some(other) => {
+                return Err(Status::invalid_option(
+                    "ListOptions",
+                    Cause::not_supported(
+                        "resourceVersionMatch",
+                        &format!("{other:?}"),
+                        &["Exact", "NotOlderThan", ""],
+                    ),
+                ));
+            }
+        };
+        let initial_events = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
+        let token = query.get("continue").filter(|c| !c.is_empty()).map(str::to_owned);
+        if watch {
+            if version_match.is_some() && initial_events.is_none() {
+                return Err(forbidden(
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                ));
+            }
+            if initial_events.is_some() && version_match != Some(VersionMatch::NotOlderThan) {
+                return Err(forbidden(
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                ));
+            }
+        } else {
+            if initial_events.is_some() {
+                let cause = Cause::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
+                return Err(Status::invalid_option("ListOptions", cause));
+            }
+            match (version_match, version) {
+                (Some(_), Version::Unset) => {
+                    return Err(forbidden(
+                        "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                    ));
+                }
+                (Some(VersionMatch::Exact), Version::Any) => {
+                    return Err(forbidden(
+                        "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                    ));
+                }
+                (Some(_), _) if token.is_some() => {
+                    return Err(forbidden("resourceVersionMatch is forbidden when continue is provided"));
+                }
+                _ => {}
+            }
+        }
+        let selector = |why: String| Status::bad_request(why);
+        Ok(Self {
+            labels: Labels::parse(query.get("labelSelector").unwrap_or_default())
+                .map_err(|e| selector(format!("unable to parse requirement: {e}")))?,
+            fields: Fields::parse(query.get("fieldSelector").unwrap_or_default()).map_err(selector)?,
+            limit: query
+                .get("limit")
+                .and_then(|l| l.parse::<i64>().ok())
+                .and_then(|l| usize::try_from(l).ok())
+                .filter(|l| *l > 0),
+            token,
+            version,
+            version_match,
+            watch,
+            bookmarks: query.flag("allowWatchBookmarks"),
+            initial_events,
+            timeout: query.get("timeoutSeconds").and_then(|t| t.parse().ok()),
+            include: RowObject::parse(query.get("includeObject")).map_err(Status::bad_request)?,
+        })
+    }
+}
+
+/// How unknown and duplicate fields are treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Strictness {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+/// The options of a write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WriteQuery {
+    pub(crate) dry_run: bool,
+    pub(crate) strictness: Strictness,
+}
+
+impl WriteQuery {
+    /// Reads them; `kind` is that of the options object (`CreateOptions`).
+    pub(crate) fn parse(query: &Query, kind: &str) -> Result<Self, Status> {
+        let mut dry_run = false;
+        for value in query.all("dryRun") {
+            match value {
+                "All" => dry_run = true,
+                "" => {}
+                other => {
+                    let cause = Cause::not_supported("dryRun", &format!("[{other:?}]"), &["All"]);
+                    return Err(Status::invalid_option(kind, cause));
+                }
+            }
+        }
+        let strictness = match query.get("fieldValidation") {
+            None | Some("" | "Warn") => Strictness::Warn,
+            Some("Ignore") => Strictness::Ignore,
+            Some("Strict") => Strictness::Strict,
+            Some(other) => {
+                let cause =
+                    Cause::not_supported("fieldValidation", &format!("{other:?}"), &["Ignore", "Warn", "Strict"]);
+                return Err(Status::invalid_option(kind, cause));
+            }
+        };
+        Ok(Self { dry_run, strictness })
+    }
+}
+
+/// The verb of a request on a resource, as authorization knows it.
+pub(crate) fn verb(method: &Method, named: bool, watch: bool) -> Option<&'static str> {
+    Some(match *method {
+        Method::GET | Method::HEAD if watch => "watch",
+        Method::GET | Method::HEAD if named => "get",
+        Method::GET | Method::HEAD => "list",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if named => "delete",
+        Method::DELETE => "deletecollection",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(path: &str) -> ResourcePath {
+        match route(path) {
+            Route::Resource(r) => r,
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn paths() {
+        let r = at("/api/v1/namespaces/ns/configmaps/a%2Fb");
+        assert_eq!(
+            (r.namespace.as_deref(), &*r.resource, r.name.as_deref()),
+            (Some("ns"), "configmaps", Some("a/b"))
+        );
+        let r = at("/api/v1/namespaces/ns/status");
+        assert_eq!(
+            (&*r.resource, r.name.as_deref(), r.subresource.as_deref()),
+            ("namespaces", Some("ns"), Some("status"))
+        );
+        let r = at("/apis/apps/v1/namespaces/ns/deployments/web/scale");
+        assert_eq!((&*r.group, r.subresource.as_deref()), ("apps", Some("scale")));
+        let r = at("/api/v1/namespaces");
+        assert_eq!((&*r.resource, r.namespace), ("namespaces", None));
+        assert_eq!(at("/api/v1/namespaces/x").name.as_deref(), Some("x"));
+        assert_eq!(route("/apis/apps/v1/"), Route::Resources("apps".into(), "v1".into()));
+        for bad in ["/", "//", "/api//x", "/nope", "/api/v1/%ff", &"/a".repeat(100)] {
+            assert_eq!(route(bad), Route::Unknown, "{bad}");
+        }
+    }
+
+    #[test]
+    fn queries() {
+        let q = Query::parse(Some("labelSelector=a+in+%28b%29&watch&x=1&x=2&bad=%zz")).unwrap();
+        assert_eq!(q.get("labelSelector"), Some("a in (b)"));
+        assert!(q.flag("watch") && !q.flag("nope"));
+        assert_eq!(q.all("x").count(), 2);
+        assert_eq!(q.get("bad"), Some("%zz"));
+        assert_eq!(Query::parse(Some(&"a".repeat(200_000))).unwrap_err().code, 414);
+        assert_eq!(Query::parse(Some("a=%ff")).unwrap_err().code, 400);
+    }
+
+    #[test]
+    fn accept_prefers_the_first_form_it_knows() {
+        let any = |_| true;
+        let get = |text: &str, allowed: fn(Form) -> bool| {
+            let mut h = HeaderMap::new();
+            h.insert(header::ACCEPT, text.parse().unwrap());
+            accept(&h, allowed)
+        };
+        let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        assert_eq!(get(kubectl, any), Ok(Form::Table));
+        assert_eq!(get(kubectl, |f| f == Form::Json), Ok(Form::Json));
+        assert_eq!(
+            get("application/vnd.kubernetes.protobuf,application/json", any),
+            Ok(Form::Json)
+        );
+        assert_eq!(get("*/*", any), Ok(Form::Json));
+        assert_eq!(get("text/html", any).unwrap_err().code, 406);
+        let discovery = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        assert_eq!(get(discovery, any), Ok(Form::Aggregated("v2")));
+    }
+
+    #[test]
+    fn list_options_constrain_each_other() {
+        let parse = |q: &str| ListQuery::parse(&Query::parse(Some(q)).unwrap());
+        assert_eq!(parse("resourceVersion=abc").unwrap_err().code, 400);
+        assert_eq!(parse("watch=1&resourceVersion=abc").unwrap_err().code, 500);
+        assert_eq!(parse("resourceVersionMatch=Exact").unwrap_err().code, 422);
+        assert_eq!(
+            parse("resourceVersion=0&resourceVersionMatch=Exact").unwrap_err().code,
+            422
+        );
+        assert_eq!(parse("watch=1&sendInitialEvents=true").unwrap_err().code, 422);
+        assert_eq!(parse("sendInitialEvents=true").unwrap_err().code, 422);
+        assert_eq!(parse("limit=-1").unwrap().limit, None);
+        assert_eq!(parse("limit=5&resourceVersion=7").unwrap().version, Version::Exactly(7));
+    }
+}

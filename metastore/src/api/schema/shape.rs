@@ -1,0 +1,219 @@
+//! Pruning and defaulting: an object is brought into the shape of its schema before anybody looks at it.
+
+use serde_json::{Map, Value};
+
+use super::{Additional, Schema, Type};
+
+/// How many unknown fields are named in a message; the rest are counted by nobody.
+const MAX_UNKNOWN: usize = 100;
+
+/// Removes what the schema does not know. The path of each removed field goes to `unknown` (`spec.list[0].bogus`).
+/// `top`: the value is a whole object, whose `apiVersion`, `kind` and `metadata` are known without being in the schema.
+pub(crate) fn prune(value: &mut Value, schema: &Schema, top: bool, unknown: &mut Vec<String>) {
+    let mut path = String::new();
+    walk(value, schema, top, &mut path, unknown);
+}
+
+fn walk(value: &mut Value, schema: &Schema, top: bool, path: &mut String, unknown: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            let whole = top || schema.embedded;
+            let open = schema.preserve || matches!(schema.additional, Additional::Any);
+            if !open && schema.ty.is_none() && schema.properties.is_empty() {
+                // int-or-string and the like: the type check speaks.
+                return;
+            }
+            let before = path.len();
+            map.retain(|name, member| {
+                push_member(path, name);
+                let keep = if let Some(s) = schema.member(name) {
+                    walk(member, s, false, path, unknown);
+                    true
+                } else {
+                    open || (whole && matches!(name.as_str(), "apiVersion" | "kind" | "metadata"))
+                };
+                if !keep && unknown.len() < MAX_UNKNOWN {
+                    unknown.push(path.clone());
+                }
+                path.truncate(before);
+                keep
+            });
+        }
+        Value::Array(list) => {
+            let Some(items) = &schema.items else { return };
+            let before = path.len();
+            for (i, item) in list.iter_mut().enumerate() {
+                path.push_str(&format!("[{i}]"));
+                walk(item, items, false, path, unknown);
+                path.truncate(before);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn push_member(path: &mut String, name: &str) {
+    if !path.is_empty() {
+        path.push('.');
+    }
+    path.push_str(name);
+}
+
+/// Fills in defaults, and drops nulls where null is not a value, as the API does before anything else reads the object.
+pub(crate) fn default(value: &mut Value, schema: &Schema) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|name, member| {
+                !member.is_null() || schema.properties.get(name.as_str()).is_none_or(|s| takes_null(s))
+            });
+            for (name, member) in &schema.properties {
+                if let Some(d) = &member.default
+                    && !map.contains_key(name.as_ref())
+                {
+                    map.insert(name.to_string(), d.clone());
+                }
+            }
+            for (name, member) in map.iter_mut() {
+                if let Some(s) = schema.member(name) {
+                    if member.is_null()
+                        && !takes_null(s)
+                        && let Some(d) = &s.default
+                    {
+                        *member = d.clone();
+                    }
+                    default(member, s);
+                }
+            }
+        }
+        Value::Array(list) => {
+            if let Some(items) = &schema.items {
+                for item in list {
+                    if item.is_null()
+                        && !takes_null(items)
+                        && let Some(d) = &items.default
+                    {
+                        *item = d.clone();
+                    }
+                    default(item, items);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn takes_null(schema: &Schema) -> bool {
+    schema.nullable || (schema.ty.is_none() && schema.preserve && !schema.int_or_string)
+}
+
+/// Drops nulls anywhere in a value that the schema does not describe as nullable: built-in kinds have no nulls on the wire.
+pub(crate) fn drop_nulls(value: &mut Value, schema: &Schema) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|name, member| match schema.member(name) {
+                Some(s) => {
+                    if member.is_null() && !takes_null(s) {
+                        return false;
+                    }
+                    drop_nulls(member, s);
+                    true
+                }
+                None => true,
+            });
+        }
+        Value::Array(list) => {
+            if let Some(items) = &schema.items {
+                for item in list {
+                    drop_nulls(item, items);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The first value whose JSON type is not the schema's, as (path, wanted, found): built-in kinds are decoded before they are validated,
+/// and a wrong type there is a malformed request.
+pub(crate) fn mistyped(value: &Value, schema: &Schema) -> Option<(String, &'static str, String)> {
+    let mut path = String::new();
+    find_mistyped(value, schema, &mut path)
+}
+
+fn find_mistyped(value: &Value, schema: &Schema, path: &mut String) -> Option<(String, &'static str, String)> {
+    let wanted = match (schema.ty, value) {
+        (_, Value::Null) | (None, _) if !schema.int_or_string => None,
+        (_, Value::Null) => None,
+        (None, Value::Number(_) | Value::String(_)) => None,
+        (None, _) => Some("int or string"),
+        (Some(Type::Object), Value::Object(_))
+        | (Some(Type::Array), Value::Array(_))
+        | (Some(Type::Boolean), Value::Bool(_))
+        | (Some(Type::Number), Value::Number(_)) => None,
+        (Some(Type::Integer), Value::Number(n)) if n.is_i64() || n.is_u64() => None,
+        (Some(Type::String), Value::String(s)) => {
+            if schema.format.as_deref() == Some("byte") && !is_base64(s) {
+                return Some((path.clone(), "base64 text", "illegal base64 data".to_owned()));
+            }
+            None
+        }
+        (Some(t), _) => Some(t.name()),
+    };
+    if let Some(wanted) = wanted {
+        return Some((path.clone(), wanted, kind_of(value).to_owned()));
+    }
+    let before = path.len();
+    match value {
+        Value::Object(map) => find_in_members(map, schema, path, before),
+        Value::Array(list) => {
+            let items = schema.items.as_ref()?;
+            for (i, item) in list.iter().enumerate() {
+                path.push_str(&format!("[{i}]"));
+                if let Some(found) = find_mistyped(item, items, path) {
+                    return Some(found);
+                }
+                path.truncate(before);
+            }
+            None
+        }
+        _ => None,
+    }
+}
+
+fn find_in_members(
+    map: &Map<String, Value>,
+    schema: &Schema,
+    path: &mut String,
+    before: usize,
+) -> Option<(String, &'static str, String)> {
+    for (name, member) in map {
+        if let Some(s) = schema.member(name) {
+            push_member(path, name);
+            if let Some(found) = find_mistyped(member, s, path) {
+                return Some(found);
+            }
+            path.truncate(before);
+        }
+    }
+    None
+}
+
+pub(crate) const fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn is_base64(text: &str) -> bool {
+    use base64::Engine as _;
+    // Line breaks are allowed inside, as in the reference decoder.
+    if text.contains(['\n', '\r']) {
+        let joined: String = text.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
+        return base64::engine::general_purpose::STANDARD.decode(joined).is_ok();
+    }
+    base64::engine::general_purpose::STANDARD.decode(text).is_ok()
+}

@@ -1,0 +1,570 @@
+//! The server: its parts, how it is built, and where each request goes. Cheap to clone; a tower service over `http` types.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use daemon::drain::Drain;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body::Body;
+use serde_json::{Value, json};
+
+use super::auth::{Admission, Admissions, Attributes, Authorizer, Decision, MastersOnly, User};
+use super::body::ApiBody;
+use super::builtin::{DEFINITIONS, builtin_kinds};
+use super::kinds::{KindSpec, Registry};
+use super::request::{self, Query, ResourcePath, Route};
+use super::status::Status;
+use super::write::{Part, Writing};
+use super::{codec, definitions, discovery, lifecycle, openapi, write};
+use crate::store::{ListOptions, Scope, Store};
+
+/// Watches open at a time in one server; each costs some kilobytes.
+const MAX_WATCHES: usize = 20_000;
+/// The version that clients are told, as they decide by it what they may use.
+const VERSION: (&str, &str, &str) = ("1", "33", "v1.33.0+kurator");
+/// Namespaces that are always there.
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kurator-system"];
+
+/// The Kubernetes API over a store.
+#[derive(Clone)]
+pub struct ApiServer {
+    pub(crate) core: Arc<Core>,
+}
+
+impl std::fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiServer")
+            .field("node", &self.core.node)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the server consists of.
+pub(crate) struct Core {
+    pub(crate) store: Store,
+    /// Rows that are there without a definition.
+    base: Vec<Arc<KindSpec>>,
+    registry: RwLock<Arc<Registry>>,
+    /// Definitions are read again one at a time.
+    reload: tokio::sync::Mutex<()>,
+    pub(crate) admissions: Admissions,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    /// Creates pass as readers; whoever empties a namespace or a kind passes once as writer, and after that sees every create.
+    pub(crate) gate: tokio::sync::RwLock<()>,
+    pub(crate) watches: Arc<tokio::sync::Semaphore>,
+    /// Namespaces and kinds being emptied.
+    pub(crate) emptying: Mutex<BTreeSet<String>>,
+    /// Rings when an object was removed.
+    pub(crate) removed: tokio::sync::Notify,
+    pub(crate) drain: Drain,
+    pub(crate) node: Option<String>,
+    pub(crate) consistent_stream: bool,
+    /// Makes ETags of two runs differ.
+    pub(crate) run: u64,
+}
+
+/// Builds an [`ApiServer`].
+pub struct Builder {
+    store: Store,
+    kinds: Vec<KindSpec>,
+    definitions: Vec<String>,
+    admissions: Admissions,
+    authorizer: Arc<dyn Authorizer>,
+    drain: Drain,
+    node: Option<String>,
+    consistent_stream: bool,
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a server could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A definition given at start is wrong.
+    #[error("definition {0}: {1}")]
+    Definition(String, String),
+    /// The store does not work.
+    #[error("the store: {0}")]
+    Store(Status),
+}
+
+impl Builder {
+    /// The table of kinds; [`builtin_kinds`] when not called.
+    #[must_use]
+    pub fn kinds(mut self, kinds: Vec<KindSpec>) -> Self {
+        self.kinds = kinds;
+        self
+    }
+
+    /// CustomResourceDefinitions (YAML or JSON, one each) that are installed, or brought up to date, before the server answers.
+    #[must_use]
+    pub fn crds(mut self, texts: &[&str]) -> Self {
+        self.definitions.extend(texts.iter().map(|t| (*t).to_owned()));
+        self
+    }
+
+    /// Adds an admission; they are asked in the order of these calls.
+    #[must_use]
+    pub fn admission(mut self, admission: Arc<dyn Admission>) -> Self {
+        self.admissions.0.push(admission);
+        self
+    }
+
+    /// Who may do what; [`MastersOnly`] when not called.
+    #[must_use]
+    pub fn authorizer(mut self, authorizer: Arc<dyn Authorizer>) -> Self {
+        self.authorizer = authorizer;
+        self
+    }
+
+    /// Background work (emptying namespaces) runs under this drain.
+    #[must_use]
+    pub fn drain(mut self, drain: Drain) -> Self {
+        self.drain = drain;
+        self
+    }
+
+    /// The gateway's name, for a server at the edge.
+    #[must_use]
+    pub fn node_name(mut self, name: impl Into<String>) -> Self {
+        self.node = Some(name.into());
+        self
+    }
+
+    /// Whether a watch with `sendInitialEvents=true` and no resourceVersion is streamed (true) or refused with an ERROR event, on which
+    /// clients fall back to list and watch (false, the default: the reference server that our recordings come from does so).
+    /// With `resourceVersion=0` or a number it is always streamed.
+    #[must_use]
+    pub const fn consistent_stream(mut self, yes: bool) -> Self {
+        self.consistent_stream = yes;
+        self
+    }
+
+    /// Installs what must be there and returns the server.
+    ///
+    /// # Errors
+    /// A wrong definition, or a store that cannot be read or written.
+    pub async fn build(self) -> Result<ApiServer, BuildError> {
+        let core = Arc::new(Core {
+            store: self.store,
+            base: self.kinds.into_iter().map(Arc::new).collect(),
+            registry: RwLock::default(),
+            reload: tokio::sync::Mutex::new(()),
+            admissions: self.admissions,
+            authorizer: self.authorizer,
+            gate: tokio::sync::RwLock::new(()),
+            watches: Arc::new(tokio::sync::Semaphore::new(MAX_WATCHES)),
+            emptying: Mutex::default(),
+            removed: tokio::sync::Notify::new(),
+            drain: self.drain,
+            node: self.node,
+            consistent_stream: self.consistent_stream,
+            run: fastrand::u64(..),
+        });
+        core.load_definitions().await.map_err(BuildError::Store)?;
+        let server = ApiServer { core };
+        for name in NAMESPACES {
+            let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            match server.create(&User::internal(), namespace).await {
+                Ok(_) => {}
+                Err(s) if s.reason == "AlreadyExists" || s.code == 404 => {}
+                Err(s) => return Err(BuildError::Store(s)),
+            }
+        }
+        for text in &self.definitions {
+            install(&server, text).await?;
+        }
+        lifecycle::resume(&server.core).map_err(BuildError::Store)?;
+        Ok(server)
+    }
+}
+
+/// Installs a definition; one that is there and differs is brought up to date.
+async fn install(server: &ApiServer, text: &str) -> Result<(), BuildError> {
+    let wanted =
+        definitions::from_text(text).map_err(|why| BuildError::Definition(text.chars().take(60).collect(), why))?;
+    let name = super::meta::text(&wanted, "name").to_owned();
+    let refused = |s: Status| BuildError::Definition(name.clone(), s.message);
+    match server.create(&User::internal(), wanted.clone()).await {
+        Ok(_) => return Ok(()),
+        Err(s) if s.reason == "AlreadyExists" => {}
+        Err(s) => return Err(refused(s)),
+    }
+    let id = ResourceId::cluster(DEFINITIONS.0, DEFINITIONS.1, &name);
+    server
+        .modify(&User::internal(), &id, "", |current| {
+            if !definitions::same_definition(current, &wanted)
+                && let (Value::Object(map), Some(spec)) = (current, wanted.get("spec"))
+            {
+                map.insert("spec".to_owned(), spec.clone());
+            }
+            Ok(())
+        })
+        .await
+        .map_err(refused)?;
+    Ok(())
+}
+
+/// Names an object for in-process callers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ResourceId {
+    /// API group, empty for core.
+    pub group: String,
+    /// Plural.
+    pub resource: String,
+    /// Empty for cluster scope.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl ResourceId {
+    /// An object in a namespace.
+    pub fn new(group: &str, resource: &str, namespace: &str, name: &str) -> Self {
+        Self {
+            group: group.to_owned(),
+            resource: resource.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// A cluster-scoped object.
+    pub fn cluster(group: &str, resource: &str, name: &str) -> Self {
+        Self::new(group, resource, "", name)
+    }
+}
+
+impl ApiServer {
+    /// Begins to build a server over a store.
+    pub fn builder(store: Store) -> Builder {
+        Builder {
+            store,
+            kinds: builtin_kinds(),
+            definitions: Vec::new(),
+            admissions: Admissions::default(),
+            authorizer: Arc::new(MastersOnly),
+            drain: Drain::new(),
+            node: None,
+            consistent_stream: false,
+        }
+    }
+
+    /// The store underneath.
+    pub fn store(&self) -> &Store {
+        &self.core.store
+    }
+
+    /// The row of a resource in its preferred version, if it is served.
+    pub fn kind(&self, group: &str, resource: &str) -> Option<Arc<KindSpec>> {
+        self.core.registry().preferred(group, resource).cloned()
+    }
+
+    /// Answers one request.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<ApiBody>
+    where
+        B: Body<Data = Bytes> + Send,
+    {
+        let (parts, body) = request.into_parts();
+        match self.core.answer(parts, body).await {
+            Ok(response) => response,
+            Err(status) => refusal(&status),
+        }
+    }
+}
+
+/// A refusal as a response.
+pub fn refusal(status: &Status) -> Response<ApiBody> {
+    let mut response = json_response(status.http(), status.to_json());
+    if let Some(seconds) = status.details.as_ref().and_then(|d| d.retry_after) {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+pub(crate) fn json_response(status: StatusCode, body: impl Into<Bytes>) -> Response<ApiBody> {
+    let mut response = Response::new(ApiBody::full(body));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+pub(crate) fn text_response(status: StatusCode, body: &'static str) -> Response<ApiBody> {
+    let mut response = Response::new(ApiBody::full(body));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// Adds warnings as headers that clients print.
+pub(crate) fn with_warnings(mut response: Response<ApiBody>, warnings: &[String]) -> Response<ApiBody> {
+    /// What a client is told at most.
+    const MOST: usize = 20;
+    for text in warnings.iter().take(MOST) {
+        let clean: String = text
+            .chars()
+            .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' })
+            .take(256)
+            .collect::<String>()
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{clean}\"")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    response
+}
+
+impl<B> tower::Service<Request<B>> for ApiServer
+where
+    B: Body<Data = Bytes> + Send + 'static,
+{
+    type Response = Response<ApiBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let server = self.clone();
+        Box::pin(async move { Ok(server.handle(request).await) })
+    }
+}
+
+impl Core {
+    /// The table as it stands.
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the definitions from the store and replaces the table.
+    pub(crate) async fn load_definitions(&self) -> Result<(), Status> {
+        let _one = self.reload.lock().await;
+        let scope = Scope::all(DEFINITIONS.0, DEFINITIONS.1);
+        let listed = self
+            .store
+            .list(&scope, ListOptions::default())
+            .map_err(write::store_status)?;
+        let mut next = Registry::default();
+        next.generation = self.registry().generation + 1;
+        for kind in &self.base {
+            next.add(kind.clone());
+        }
+        for object in &listed.items {
+            for row in definitions::rows(&write::parse(object)?) {
+                next.add(Arc::new(row));
+            }
+        }
+        *self.registry.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        Ok(())
+    }
+
+    /// What follows from a write: a changed definition changes the table; a removed object may have been the last that something waited for.
+    pub(crate) async fn after_write(self: &Arc<Self>, kind: &KindSpec, removed: bool) {
+        if (&*kind.storage.group, &*kind.storage.plural) == DEFINITIONS
+            && let Err(status) = self.load_definitions().await
+        {
+            tracing::error!(error = %status, "The definitions cannot be read again.");
+        }
+        if removed {
+            self.removed.notify_waiters();
+        }
+    }
+
+    async fn answer<B>(self: &Arc<Self>, parts: Parts, body: B) -> Result<Response<ApiBody>, Status>
+    where
+        B: Body<Data = Bytes> + Send,
+    {
+        let query = Query::parse(parts.uri.query())?;
+        let user = parts
+            .extensions
+            .get::<User>()
+            .cloned()
+            .unwrap_or_else(User::anonymous)
+            .acting(&parts.headers)?;
+        let path = parts.uri.path();
+        match request::route(path) {
+            Route::Resource(target) => self.answer_resource(target, user, query, parts, body).await,
+            route => {
+                let attributes = Attributes {
+                    verb: &parts.method.as_str().to_ascii_lowercase(),
+                    path,
+                    ..Attributes::default()
+                };
+                self.authorize(&user, &attributes)?;
+                if !matches!(parts.method, Method::GET | Method::HEAD) {
+                    return Err(Status::method_not_allowed());
+                }
+                self.answer_path(&route, &parts)
+            }
+        }
+    }
+
+    fn answer_path(&self, route: &Route, parts: &Parts) -> Result<Response<ApiBody>, Status> {
+        let registry = self.registry();
+        Ok(match route {
+            Route::Healthz => text_response(StatusCode::OK, "ok"),
+            Route::Version => json_response(StatusCode::OK, version().to_string()),
+            Route::OpenApiV2 | Route::OpenApiV3 | Route::OpenApiGroup(..) => {
+                return openapi::answer(&registry, route, &parts.headers, self.run);
+            }
+            Route::CoreVersions | Route::Groups | Route::Group(_) | Route::Resources(..) => {
+                return discovery::answer(&registry, route, parts, self.run);
+            }
+            Route::Resource(_) | Route::Unknown => text_response(StatusCode::NOT_FOUND, "404 page not found\n"),
+        })
+    }
+
+    /// Refuses what the user may not do.
+    pub(crate) fn authorize(&self, user: &User, attributes: &Attributes<'_>) -> Result<(), Status> {
+        let Decision::Deny(why) = self.authorizer.allow(user, attributes) else {
+            return Ok(());
+        };
+        if attributes.resource.is_empty() {
+            let said = format!(
+                "User \"{}\" cannot {} path \"{}\": {why}",
+                user.name, attributes.verb, attributes.path
+            );
+            return Err(Status::forbidden_path(&said));
+        }
+        let resource = if attributes.subresource.is_empty() {
+            attributes.resource.to_owned()
+        } else {
+            format!("{}/{}", attributes.resource, attributes.subresource)
+        };
+        let place = if attributes.namespace.is_empty() {
+            "at the cluster scope".to_owned()
+        } else {
+            format!("in the namespace \"{}\"", attributes.namespace)
+        };
+        let said = format!(
+            "User \"{}\" cannot {} resource \"{resource}\" in API group \"{}\" {place}: {why}",
+            user.name, attributes.verb, attributes.group
+        );
+        Err(Status::forbidden(
+            attributes.group,
+            attributes.resource,
+            attributes.name,
+            &said,
+        ))
+    }
+
+    async fn answer_resource<B>(
+        self: &Arc<Self>,
+        target: ResourcePath,
+        user: User,
+        query: Query,
+        parts: Parts,
+        body: B,
+    ) -> Result<Response<ApiBody>, Status>
+    where
+        B: Body<Data = Bytes> + Send,
+    {
+        let reads = matches!(parts.method, Method::GET | Method::HEAD);
+        let verb = request::verb(&parts.method, target.name.is_some(), reads && query.flag("watch"))
+            .ok_or_else(Status::method_not_allowed)?;
+        self.authorize(
+            &user,
+            &Attributes {
+                verb,
+                group: &target.group,
+                resource: &target.resource,
+                subresource: target.subresource.as_deref().unwrap_or_default(),
+                namespace: target.namespace.as_deref().unwrap_or_default(),
+                name: target.name.as_deref().unwrap_or_default(),
+                path: "",
+            },
+        )?;
+        let registry = self.registry();
+        let Some(kind) = registry.get(&target.group, &target.version, &target.resource).cloned() else {
+            return if registry.has_version(&target.group, &target.version) {
+                Err(Status::no_such_resource())
+            } else {
+                Ok(text_response(StatusCode::NOT_FOUND, "404 page not found\n"))
+            };
+        };
+        let misplaced = target.namespace.is_some() != kind.namespaced
+            && (target.namespace.is_some() || target.name.is_some() || verb == "create");
+        if misplaced {
+            return Err(Status::no_such_resource());
+        }
+        let call = Call {
+            kind,
+            namespace: target.namespace,
+            name: target.name,
+            subresource: target.subresource.unwrap_or_default(),
+            user,
+            query,
+            parts,
+        };
+        if reads {
+            return self.read_request(call).await;
+        }
+        let body = codec::read(body).await?;
+        Box::pin(self.write_request(call, body)).await
+    }
+}
+
+/// A request on a resource, as far as it is understood.
+pub(crate) struct Call {
+    pub(crate) kind: Arc<KindSpec>,
+    pub(crate) namespace: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) subresource: String,
+    pub(crate) user: User,
+    pub(crate) query: Query,
+    pub(crate) parts: Parts,
+}
+
+impl Call {
+    pub(crate) fn content_type(&self) -> &str {
+        self.parts
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+    }
+
+    /// The writing that this call is, in a part.
+    pub(crate) fn writing(&self, part: Part, options: request::WriteQuery) -> Writing<'_> {
+        Writing {
+            kind: &self.kind,
+            namespace: self.namespace.as_deref().unwrap_or_default(),
+            user: &self.user,
+            part,
+            subresource: &self.subresource,
+            dry_run: options.dry_run,
+            strictness: options.strictness,
+        }
+    }
+}
+
+fn version() -> Value {
+    json!({
+        "major": VERSION.0,
+        "minor": VERSION.1,
+        "gitVersion": VERSION.2,
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+    })
+}

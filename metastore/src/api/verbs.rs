@@ -1,0 +1,358 @@
+//! The writing verbs of a request: POST, PUT, PATCH, DELETE, on objects, collections and subresources. Each reads its options and body and
+//! ends in the write path.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use http::{Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::body::ApiBody;
+use super::codec::{self, Parsed};
+use super::patch::Patch;
+use super::request::{Form, ListQuery, WriteQuery, accept};
+use super::server::{Call, Core, json_response, with_warnings};
+use super::status::{Cause, Details, Status, success};
+use super::write::{Deleted, Part, Preconditions, Written, encode, parse};
+use super::{meta, read, table};
+
+/// Deletes of a collection that are on their way at once.
+const AT_ONCE: usize = 64;
+
+impl Core {
+    /// POST, PUT, PATCH, DELETE on a resource.
+    pub(crate) async fn write_request(self: &Arc<Self>, call: Call, body: Bytes) -> Result<Response<ApiBody>, Status> {
+        let form = accept(&call.parts.headers, |f| !matches!(f, Form::Aggregated(_)))?;
+        if call.kind.review.is_some() {
+            return self.review_request(&call, &body);
+        }
+        let method = call.parts.method.clone();
+        match (method, call.subresource.as_str()) {
+            (Method::POST, "") if call.name.is_none() => self.post(&call, &body, form).await,
+            (Method::POST, action) if call.name.is_some() && !action.is_empty() => self.action(&call, &body).await,
+            (Method::PUT, "" | "status") if call.name.is_some() => self.put(&call, &body, form).await,
+            (Method::PATCH, "" | "status") if call.name.is_some() => self.patch(&call, &body, form).await,
+            (Method::PUT | Method::PATCH, "scale") if call.kind.scale.is_some() => self.set_scale(&call, &body).await,
+            (Method::DELETE, "") if call.name.is_some() => self.delete_request(&call, &body).await,
+            (Method::DELETE, "") => self.delete_collection(&call, &body).await,
+            (_, "") => Err(Status::method_not_allowed()),
+            _ => Err(Status::no_such_resource()),
+        }
+    }
+
+    fn review_request(&self, call: &Call, body: &[u8]) -> Result<Response<ApiBody>, Status> {
+        if call.parts.method != Method::POST || call.name.is_some() {
+            return Err(Status::method_not_allowed());
+        }
+        let parsed = codec::parse(body, call.content_type())?;
+        let answer = self.review(call, parsed.value)?;
+        Ok(json_response(StatusCode::CREATED, encode(&answer)?))
+    }
+
+    async fn post(self: &Arc<Self>, call: &Call, body: &[u8], form: Form) -> Result<Response<ApiBody>, Status> {
+        let options = WriteQuery::parse(&call.query, "CreateOptions")?;
+        let parsed = codec::parse(body, call.content_type())?;
+        let written = self.create(call.writing(Part::Main, options), parsed).await?;
+        answer(call, StatusCode::CREATED, &written, form)
+    }
+
+    async fn put(self: &Arc<Self>, call: &Call, body: &[u8], form: Form) -> Result<Response<ApiBody>, Status> {
+        let options = WriteQuery::parse(&call.query, "UpdateOptions")?;
+        let part = self.part(call)?;
+        let parsed = codec::parse(body, call.content_type())?;
+        let name = call.name.as_deref().unwrap_or_default();
+        let version = meta::text(&parsed.value, "resourceVersion").to_owned();
+        if call.kind.custom && version.is_empty() {
+            let kind = &call.kind;
+            if self
+                .read(&kind.key(call.namespace.as_deref().unwrap_or_default(), name))?
+                .is_some()
+            {
+                let cause = Cause::invalid("metadata.resourceVersion", "0", "must be specified for an update");
+                return Err(Status::invalid(&kind.group, &kind.kind, name, vec![cause]));
+            }
+        }
+        let writing = call.writing(part, options);
+        let written = self
+            .update(writing, name, !version.is_empty(), &mut |_| {
+                Ok(Parsed {
+                    value: parsed.value.clone(),
+                    duplicates: parsed.duplicates.clone(),
+                })
+            })
+            .await?;
+        answer(call, StatusCode::OK, &written, form)
+    }
+
+    async fn patch(self: &Arc<Self>, call: &Call, body: &[u8], form: Form) -> Result<Response<ApiBody>, Status> {
+        let options = WriteQuery::parse(&call.query, "PatchOptions")?;
+        let part = self.part(call)?;
+        let (patch, duplicates) = read_patch(call, body)?;
+        let name = call.name.as_deref().unwrap_or_default();
+        let schema = call.kind.schema.clone();
+        let writing = call.writing(part, options);
+        let written = self
+            .update(writing, name, patch.names_version(), &mut |current| {
+                let mut value = current.clone();
+                patch.apply(&mut value, &schema)?;
+                Ok(Parsed {
+                    value,
+                    duplicates: duplicates.clone(),
+                })
+            })
+            .await?;
+        answer(call, StatusCode::OK, &written, form)
+    }
+
+    fn part(&self, call: &Call) -> Result<Part, Status> {
+        match call.subresource.as_str() {
+            "" => Ok(Part::Main),
+            "status" if call.kind.has_status() => Ok(Part::Status),
+            _ => Err(Status::no_such_resource()),
+        }
+    }
+
+    /// PUT and PATCH of `/scale`: the change is made to the scale as clients see it, and only its replicas go into the object.
+    async fn set_scale(self: &Arc<Self>, call: &Call, body: &[u8]) -> Result<Response<ApiBody>, Status> {
+        let options = WriteQuery::parse(&call.query, "UpdateOptions")?;
+        let kind = call.kind.clone();
+        let Some(scale) = &kind.scale else {
+            return Err(Status::no_such_resource());
+        };
+        let change = if call.parts.method == Method::PATCH {
+            let (patch, _) = read_patch_of(call, body, true)?;
+            ScaleChange::Patch(patch)
+        } else {
+            ScaleChange::Replace(codec::parse(body, call.content_type())?.value)
+        };
+        let name = call.name.as_deref().unwrap_or_default();
+        let schema = super::schema::types::named("autoscaling.v1.Scale").ok_or_else(Status::no_such_resource)?;
+        let mut after = Value::Null;
+        let writing = call.writing(Part::Main, options);
+        let written = self
+            .update(writing, name, false, &mut |current| {
+                let have = read::scale_of(&kind, current);
+                let wanted = match &change {
+                    ScaleChange::Patch(patch) => {
+                        let mut s = have.clone();
+                        patch.apply(&mut s, &schema)?;
+                        s
+                    }
+                    ScaleChange::Replace(value) => value.clone(),
+                };
+                let version = meta::text(&wanted, "resourceVersion");
+                if !version.is_empty() && version != meta::text(&have, "resourceVersion") {
+                    return Err(Status::modified(&kind.group, &kind.plural, name));
+                }
+                let replicas = wanted.pointer("/spec/replicas").cloned().unwrap_or_else(|| json!(0));
+                if replicas
+                    .as_i64()
+                    .is_none_or(|n| !(0..=i64::from(i32::MAX)).contains(&n))
+                {
+                    let cause = Cause::invalid(
+                        "spec.replicas",
+                        &replicas.to_string(),
+                        "must be greater than or equal to 0",
+                    );
+                    return Err(Status::invalid("autoscaling", "Scale", name, vec![cause]));
+                }
+                let mut value = current.clone();
+                scale.spec.put(&mut value, replicas);
+                after = value.clone();
+                Ok(Parsed {
+                    value,
+                    duplicates: Vec::new(),
+                })
+            })
+            .await?;
+        if let Ok(stored) = serde_json::from_slice::<Value>(&written.json) {
+            after = stored;
+        }
+        Ok(json_response(StatusCode::OK, encode(&read::scale_of(&kind, &after))?))
+    }
+
+    /// POST of a subresource that does one thing.
+    async fn action(self: &Arc<Self>, call: &Call, body: &[u8]) -> Result<Response<ApiBody>, Status> {
+        let Some(action) = call.kind.actions.iter().find(|a| a.name == call.subresource) else {
+            return Err(Status::no_such_resource());
+        };
+        let options = WriteQuery::parse(&call.query, "CreateOptions")?;
+        let parsed = codec::parse(body, call.content_type())?;
+        let said = parsed.value.get("kind").and_then(Value::as_str).unwrap_or(action.kind);
+        if said != action.kind {
+            return Err(Status::bad_request(format!(
+                "expected a {}, found a {said}",
+                action.kind
+            )));
+        }
+        let name = call.name.as_deref().unwrap_or_default();
+        let kind = call.kind.clone();
+        let about = format!("{}/{}", kind.plural, action.name);
+        self.update(call.writing(Part::Whole, options), name, false, &mut |current| {
+            let mut value = current.clone();
+            (action.act)(&mut value, &parsed.value, &meta::now())
+                .map_err(|why| Status::conflict(&kind.group, &about, name, &why))?;
+            Ok(Parsed {
+                value,
+                duplicates: Vec::new(),
+            })
+        })
+        .await?;
+        Ok(json_response(StatusCode::CREATED, success(None, Some(201))))
+    }
+
+    async fn delete_request(self: &Arc<Self>, call: &Call, body: &[u8]) -> Result<Response<ApiBody>, Status> {
+        let (options, conditions) = delete_options(call, body)?;
+        let name = call.name.as_deref().unwrap_or_default();
+        let kind = &call.kind;
+        match self
+            .delete(call.writing(Part::Main, options), name, &conditions)
+            .await?
+        {
+            Deleted::Waits(json) => Ok(json_response(StatusCode::OK, json)),
+            Deleted::Gone(object) => {
+                let value = parse(&object)?;
+                let details = Details {
+                    name: name.to_owned(),
+                    group: kind.group.to_string(),
+                    kind: kind.plural.to_string(),
+                    uid: meta::text(&value, "uid").to_owned(),
+                    ..Details::default()
+                };
+                Ok(json_response(StatusCode::OK, success(Some(&details), None)))
+            }
+        }
+    }
+
+    async fn delete_collection(self: &Arc<Self>, call: &Call, body: &[u8]) -> Result<Response<ApiBody>, Status> {
+        let (options, conditions) = delete_options(call, body)?;
+        let kind = call.kind.clone();
+        let selected = ListQuery::parse(&call.query)?;
+        let (_, page) = self.list(&kind, call.namespace.clone(), selected).await?;
+        let deleted: Vec<Result<Value, Status>> = stream::iter(page.items)
+            .map(|object| {
+                let conditions = &conditions;
+                async move {
+                    let mut writing = call.writing(Part::Main, options);
+                    writing.namespace = &object.key.namespace;
+                    match self.delete(writing, &object.key.name, conditions).await {
+                        // Somebody else deleted it meanwhile: it is gone all the same.
+                        Err(s) if s.code == 404 => parse(&object),
+                        Err(s) => Err(s),
+                        Ok(Deleted::Gone(last)) => parse(&last),
+                        Ok(Deleted::Waits(json)) => {
+                            serde_json::from_slice(&json).map_err(|_| Status::internal("an object cannot be read"))
+                        }
+                    }
+                }
+            })
+            .buffered(AT_ONCE)
+            .collect()
+            .await;
+        let mut items = deleted.into_iter().collect::<Result<Vec<_>, _>>()?;
+        for item in &mut items {
+            kind.show(item);
+        }
+        let list = json!({
+            "kind": &*kind.list_kind,
+            "apiVersion": kind.api_version(),
+            "metadata": {"resourceVersion": self.store.revision().to_string()},
+            "items": items,
+        });
+        Ok(json_response(StatusCode::OK, encode(&list)?))
+    }
+}
+
+enum ScaleChange {
+    Patch(Patch),
+    Replace(Value),
+}
+
+fn read_patch(call: &Call, body: &[u8]) -> Result<(Patch, Vec<String>), Status> {
+    read_patch_of(call, body, !call.kind.custom)
+}
+
+/// Reads a patch by its content type.
+fn read_patch_of(call: &Call, body: &[u8], strategic: bool) -> Result<(Patch, Vec<String>), Status> {
+    const BOTH: &str = "application/json-patch+json, application/merge-patch+json";
+    let media = call.content_type().split(';').next().unwrap_or_default().trim();
+    let object = || {
+        let parsed = codec::json(body)?;
+        if parsed.value.is_object() {
+            Ok(parsed)
+        } else {
+            Err(Status::bad_request("error decoding patch: the patch must be an object"))
+        }
+    };
+    match media {
+        "application/json-patch+json" => Ok((Patch::json(body)?, Vec::new())),
+        "application/merge-patch+json" => object().map(|p| (Patch::Merge(p.value), p.duplicates)),
+        "application/strategic-merge-patch+json" if strategic => {
+            object().map(|p| (Patch::Strategic(p.value), p.duplicates))
+        }
+        "application/strategic-merge-patch+json" => Err(Status::unsupported_media(format!(
+            "the body of the request was in an unknown format - accepted media types include: {BOTH}"
+        ))),
+        "application/apply-patch+yaml" | "application/apply-patch+cbor" => Err(Status::unsupported_media(format!(
+            "server-side apply is not served; accepted media types include: {BOTH}"
+        ))),
+        _ => Err(Status::unsupported_media(format!(
+            "the body of the request was in an unknown format - accepted media types include: {BOTH}, application/strategic-merge-patch+json"
+        ))
+        .with_empty_details()),
+    }
+}
+
+/// The options of a delete, from its body and its query.
+fn delete_options(call: &Call, body: &[u8]) -> Result<(WriteQuery, Preconditions), Status> {
+    let mut options = WriteQuery::parse(&call.query, "DeleteOptions")?;
+    let mut conditions = Preconditions::default();
+    if body.iter().any(|b| !b.is_ascii_whitespace()) {
+        let parsed = codec::parse(body, call.content_type())?.value;
+        if parsed
+            .get("kind")
+            .and_then(Value::as_str)
+            .is_some_and(|k| k != "DeleteOptions")
+        {
+            return Err(Status::bad_request("the body of a delete must be DeleteOptions"));
+        }
+        let text = |pointer: &str| {
+            parsed
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .filter(|s| !s.is_empty())
+                .map(str::to_owned)
+        };
+        conditions.uid = text("/preconditions/uid");
+        conditions.version = text("/preconditions/resourceVersion");
+        for value in parsed.get("dryRun").and_then(Value::as_array).into_iter().flatten() {
+            if value != "All" {
+                let cause = Cause::not_supported("dryRun", &format!("[{value}]"), &["All"]);
+                return Err(Status::invalid_option("DeleteOptions", cause));
+            }
+            options.dry_run = true;
+        }
+    }
+    Ok((options, conditions))
+}
+
+/// The answer to a write.
+fn answer(call: &Call, code: StatusCode, written: &Written, form: Form) -> Result<Response<ApiBody>, Status> {
+    let body = if form == Form::Json {
+        written.json.clone()
+    } else {
+        let value: Value =
+            serde_json::from_slice(&written.json).map_err(|_| Status::internal("an object cannot be read"))?;
+        encode(&if form == Form::Table {
+            let include = table::RowObject::parse(call.query.get("includeObject")).map_err(Status::bad_request)?;
+            let row = table::row(&call.kind.columns, &value, include, daemon::clock::wall_ms());
+            let metadata = json!({"resourceVersion": meta::text(&value, "resourceVersion")});
+            table::table(&call.kind.columns, vec![row], &metadata, true)
+        } else {
+            table::partial(&value)
+        })?
+    };
+    Ok(with_warnings(json_response(code, body), &written.warnings))
+}

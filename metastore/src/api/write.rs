@@ -1,0 +1,701 @@
+//! The one way objects are written: requests and in-process callers alike come through [`Core::create`], [`Core::update`] and [`Core::delete`].
+//!
+//! Each reads, computes the whole new object, admits, validates and commits with the revision it read as precondition; a lost race is
+//! computed again. Nothing is answered before the commit is on disk.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::auth::{AdmitContext, Operation, User};
+use super::kinds::{Deletion, KindSpec, StatusPart};
+use super::request::Strictness;
+use super::schema::{check, shape, types};
+use super::server::Core;
+use super::status::{Cause, Status};
+use super::{meta, names};
+use crate::store::{CommitError, Expect, Object, ObjectKey, Op, StoreError, Tx};
+
+/// How often a write that lost a race is computed again before the client is told.
+const MAX_RACES: usize = 32;
+/// How many generated names are tried.
+const MAX_NAMES: usize = 8;
+
+/// Which part of an object a write may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All but the status where that is apart.
+    Main,
+    /// The status only.
+    Status,
+    /// Everything, without the kind's own update rules: actions and replication.
+    Whole,
+}
+
+/// Who writes what, and how strictly.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Writing<'a> {
+    pub(crate) kind: &'a Arc<KindSpec>,
+    pub(crate) namespace: &'a str,
+    pub(crate) user: &'a User,
+    pub(crate) part: Part,
+    /// As the path says it.
+    pub(crate) subresource: &'a str,
+    pub(crate) dry_run: bool,
+    pub(crate) strictness: Strictness,
+}
+
+/// What a write did.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// The object after it, in the row's form.
+    pub(crate) json: Bytes,
+    /// As stored; none after a dry run.
+    pub(crate) object: Option<Object>,
+    /// Whether anything changed.
+    pub(crate) changed: bool,
+    /// For the client, as `Warning` headers.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// A body with the names of fields that stood twice in it.
+pub(crate) type Body = super::codec::Parsed;
+
+/// Preconditions of a delete.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Preconditions {
+    pub(crate) uid: Option<String>,
+    pub(crate) version: Option<String>,
+}
+
+/// What a delete did.
+#[derive(Debug)]
+pub(crate) enum Deleted {
+    /// It is gone; its last state.
+    Gone(Object),
+    /// It is marked and waits.
+    Waits(Bytes),
+}
+
+impl Core {
+    /// Creates an object.
+    pub(crate) async fn create(self: &Arc<Self>, w: Writing<'_>, body: Body) -> Result<Written, Status> {
+        let kind = w.kind;
+        let Body { mut value, duplicates } = body;
+        self.check_type(&value, kind)?;
+        let mut warnings = self.bring_into_shape(&mut value, &w, duplicates)?;
+        let named = meta::text(&value, "name").to_owned();
+        let prefix = meta::text(&value, "generateName").to_owned();
+        if !meta::text(&value, "resourceVersion").is_empty() {
+            return Err(Status::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
+        check_namespace(&value, kind, w.namespace)?;
+        if named.is_empty() && prefix.is_empty() {
+            let cause = Cause::required("metadata.name", "name or generateName is required");
+            return Err(Status::invalid(&kind.group, &kind.kind, "", vec![cause]));
+        }
+        if let Some(text) = &kind.deprecated {
+            warnings.push(text.to_string());
+        }
+        let attempts = if named.is_empty() { MAX_NAMES } else { 1 };
+        for attempt in 1..=attempts {
+            let name = if named.is_empty() {
+                names::generate(&prefix)
+            } else {
+                named.clone()
+            };
+            match self.create_named(&w, value.clone(), &name).await {
+                Err(status) if status.reason == "AlreadyExists" && attempt < attempts => {}
+                Err(status) => return Err(status),
+                Ok(mut written) => {
+                    written.warnings = warnings;
+                    return Ok(written);
+                }
+            }
+        }
+        Err(Status::already_exists(&kind.group, &kind.plural, &named))
+    }
+
+    async fn create_named(self: &Arc<Self>, w: &Writing<'_>, mut value: Value, name: &str) -> Result<Written, Status> {
+        let kind = w.kind;
+        let now = meta::now();
+        meta::begin(&mut value, kind, w.namespace, name, &now)?;
+        if kind.status == StatusPart::Apart
+            && w.part != Part::Whole
+            && let Value::Object(map) = &mut value
+        {
+            map.remove("status");
+        }
+        if let Some(default) = kind.schema.member("status").and_then(|s| s.default.clone())
+            && let Value::Object(map) = &mut value
+        {
+            map.entry("status").or_insert(default);
+        }
+        if let Some(prepare) = kind.prepare {
+            prepare(&mut value, None, &now);
+        }
+        let gate = self.gate.read().await;
+        self.check_place(kind, w.namespace, name)?;
+        self.admit(w, Operation::Create, name, None, &mut value)?;
+        self.validate(w, &value, None, name)?;
+        if w.dry_run {
+            if self.read(&kind.key(w.namespace, name))?.is_some() {
+                return Err(Status::already_exists(&kind.group, &kind.plural, name));
+            }
+            return Ok(Written {
+                json: encode(&value)?,
+                object: None,
+                changed: true,
+                warnings: Vec::new(),
+            });
+        }
+        kind.keep(&mut value);
+        let tx = Tx::new().put(kind.key(w.namespace, name), value, Expect::Absent);
+        // Handed over under the gate: whoever empties the namespace waits for the gate and then sees this object.
+        let commit = self.store.enqueue(tx).await;
+        drop(gate);
+        let done = commit.await.map_err(|e| commit_status(e, kind, name))?;
+        let object = done
+            .objects
+            .into_iter()
+            .next()
+            .ok_or_else(|| Status::internal("the store did not say what it stored"))?;
+        self.after_write(kind, false).await;
+        Ok(Written {
+            json: self.shown(kind, &object)?,
+            object: Some(object),
+            changed: true,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Changes an object. `change` gets the current object in the row's form and makes the new one, with what stood twice in its body; it may
+    /// be called more than once. `conditional`: a lost race is the client's to solve.
+    pub(crate) async fn update(
+        self: &Arc<Self>,
+        w: Writing<'_>,
+        name: &str,
+        conditional: bool,
+        change: &mut (dyn FnMut(&Value) -> Result<Body, Status> + Send),
+    ) -> Result<Written, Status> {
+        for _ in 0..MAX_RACES {
+            match self.update_once(&w, name, change).await {
+                Err(Lost::Race) if !conditional => {}
+                Err(Lost::Race) => break,
+                Err(Lost::Status(status)) => return Err(*status),
+                Ok(written) => return Ok(written),
+            }
+        }
+        Err(Status::modified(&w.kind.group, &w.kind.plural, name))
+    }
+
+    async fn update_once(
+        self: &Arc<Self>,
+        w: &Writing<'_>,
+        name: &str,
+        change: &mut (dyn FnMut(&Value) -> Result<Body, Status> + Send),
+    ) -> Result<Written, Lost> {
+        let kind = w.kind;
+        let key = kind.key(w.namespace, name);
+        let Some(stored) = self.read(&key)? else {
+            return Err(Status::not_found(&kind.group, &kind.plural, name).into());
+        };
+        let mut current = parse(&stored)?;
+        kind.show(&mut current);
+        let Body { mut value, duplicates } = change(&current)?;
+        self.check_type(&value, kind)?;
+        check_identity(&value, &current, w, name)?;
+        let mut warnings = self.bring_into_shape(&mut value, w, duplicates)?;
+        if let Some(text) = &kind.deprecated {
+            warnings.push(text.to_string());
+        }
+        let new = self.completed(w, value, &current, name)?;
+        let leaves = meta::is_terminating(&current)
+            && meta::finalizers(&new).is_empty()
+            && kind.deletion == Deletion::Plain
+            && !meta::finalizers(&current).is_empty();
+        if new == current && !leaves {
+            return Ok(Written {
+                json: self.shown(kind, &stored)?,
+                object: Some(stored),
+                changed: false,
+                warnings,
+            });
+        }
+        if w.dry_run {
+            return Ok(Written {
+                json: encode(&new)?,
+                object: None,
+                changed: true,
+                warnings,
+            });
+        }
+        let expect = Expect::Revision(stored.revision);
+        let tx = if leaves {
+            Tx::new().delete(key, expect)
+        } else {
+            let mut kept = new.clone();
+            kind.keep(&mut kept);
+            Tx::new().put(key, kept, expect)
+        };
+        let done = match self.store.commit(tx).await {
+            Err(CommitError::Conflict { .. }) => return Err(Lost::Race),
+            other => other.map_err(|e| commit_status(e, kind, name))?,
+        };
+        let object = done.objects.into_iter().next().unwrap_or(stored);
+        self.after_write(kind, leaves).await;
+        let json = if leaves {
+            encode(&new)?
+        } else {
+            self.shown(kind, &object)?
+        };
+        Ok(Written {
+            json,
+            object: Some(object),
+            changed: true,
+            warnings,
+        })
+    }
+
+    /// The new object as it will be stored, in the row's form: what the writer may not change is as it was, the rest is completed,
+    /// admitted and valid.
+    fn completed(&self, w: &Writing<'_>, mut value: Value, current: &Value, name: &str) -> Result<Value, Status> {
+        let kind = w.kind;
+        if w.part == Part::Status {
+            value = with_status_of(current, value, kind);
+        }
+        meta::carry(&mut value, current)?;
+        if w.part == Part::Main
+            && kind.has_status()
+            && let Value::Object(map) = &mut value
+        {
+            match current.get("status") {
+                Some(s) => map.insert("status".to_owned(), s.clone()),
+                None => map.remove("status"),
+            };
+        }
+        if w.part == Part::Main
+            && let Some(prepare) = kind.prepare
+        {
+            prepare(&mut value, Some(current), &meta::now());
+        }
+        self.admit(w, Operation::Update, name, Some(current), &mut value)?;
+        meta::carry(&mut value, current)?;
+        if kind.generation && meta::desired_differs(&value, current, kind) {
+            let next = meta::generation(current) + 1;
+            meta::of_mut(&mut value)?.insert("generation".to_owned(), next.into());
+        }
+        if value != *current {
+            self.validate(w, &value, Some(current), name)?;
+        }
+        Ok(value)
+    }
+
+    /// Deletes an object, or marks it when something holds it.
+    pub(crate) async fn delete(
+        self: &Arc<Self>,
+        w: Writing<'_>,
+        name: &str,
+        conditions: &Preconditions,
+    ) -> Result<Deleted, Status> {
+        let kind = w.kind;
+        let key = kind.key(w.namespace, name);
+        for _ in 0..MAX_RACES {
+            let Some(stored) = self.read(&key)? else {
+                return Err(Status::not_found(&kind.group, &kind.plural, name));
+            };
+            let mut current = parse(&stored)?;
+            kind.show(&mut current);
+            check_preconditions(conditions, &current, &stored, kind, name)?;
+            self.admit(&w, Operation::Delete, name, Some(&current), &mut current.clone())?;
+            let holds = kind.deletion != Deletion::Plain || !meta::finalizers(&current).is_empty();
+            if holds && meta::is_terminating(&current) {
+                self.after_delete(kind, &key.name);
+                return Ok(Deleted::Waits(self.shown(kind, &stored)?));
+            }
+            if w.dry_run {
+                return Ok(Deleted::Gone(stored));
+            }
+            let expect = Expect::Revision(stored.revision);
+            let tx = if holds {
+                mark(&mut current, kind)?;
+                kind.keep(&mut current);
+                Tx::new().put(key.clone(), current, expect)
+            } else {
+                Tx::new().delete(key.clone(), expect)
+            };
+            match self.store.commit(tx).await {
+                Err(CommitError::Conflict { .. } | CommitError::NotFound(_)) => {}
+                Err(e) => return Err(commit_status(e, kind, name)),
+                Ok(done) => {
+                    let object = done.objects.into_iter().next().unwrap_or(stored);
+                    self.after_write(kind, !holds).await;
+                    if holds {
+                        self.after_delete(kind, &key.name);
+                        return Ok(Deleted::Waits(self.shown(kind, &object)?));
+                    }
+                    return Ok(Deleted::Gone(object));
+                }
+            }
+        }
+        Err(Status::modified(&kind.group, &kind.plural, name))
+    }
+
+    /// One object from the store.
+    pub(crate) fn read(&self, key: &ObjectKey) -> Result<Option<Object>, Status> {
+        self.store.get(key).map_err(store_status)
+    }
+
+    /// The bytes of an object in a row's form: the stored ones when that is the form.
+    pub(crate) fn shown(&self, kind: &KindSpec, object: &Object) -> Result<Bytes, Status> {
+        if kind.is_stored_form() {
+            return Ok(object.json.clone());
+        }
+        let mut value = parse(object)?;
+        kind.show(&mut value);
+        encode(&value)
+    }
+
+    /// The body must say the type that the path says, or none.
+    fn check_type(&self, value: &Value, kind: &KindSpec) -> Result<(), Status> {
+        let Some(map) = value.as_object() else {
+            return Err(Status::bad_request("the body must be an object"));
+        };
+        let said = |field: &str| map.get(field).and_then(Value::as_str).unwrap_or_default();
+        let (api_version, name) = (said("apiVersion"), said("kind"));
+        let missing = api_version.is_empty() || name.is_empty();
+        if missing && (kind.custom || api_version.is_empty() != name.is_empty()) {
+            return Err(Status::bad_request(format!(
+                "Object 'Kind' or 'apiVersion' is missing in the body of a {}",
+                kind.kind
+            )));
+        }
+        if !missing && (api_version != kind.api_version() || name != &*kind.kind) {
+            return Err(Status::bad_request(format!(
+                "{name} in version {api_version:?} cannot be handled as a {}: expected {}, Kind={}",
+                kind.kind,
+                kind.api_version(),
+                kind.kind
+            )));
+        }
+        Ok(())
+    }
+
+    /// Decodes: types, unknown fields, defaults. Returns warnings, or refuses where the client asked for strictness.
+    fn bring_into_shape(
+        &self,
+        value: &mut Value,
+        w: &Writing<'_>,
+        duplicates: Vec<String>,
+    ) -> Result<Vec<String>, Status> {
+        let kind = w.kind;
+        let metadata = types::object_meta();
+        let mut unknown = Vec::new();
+        if let Some(m) = value.get_mut("metadata") {
+            shape::drop_nulls(m, &metadata);
+        }
+        let mistyped = if kind.custom {
+            value
+                .get("metadata")
+                .and_then(|m| shape::mistyped(m, &metadata))
+                .map(|(path, wanted, found)| (format!("metadata.{path}"), wanted, found))
+        } else {
+            shape::drop_nulls(value, &kind.schema);
+            shape::mistyped(value, &kind.schema)
+        };
+        if let Some((path, wanted, found)) = mistyped {
+            return Err(Status::bad_request(format!(
+                "{} in version {:?} cannot be handled as a {}: json: cannot unmarshal {found} into {path} of type {wanted}",
+                kind.kind, &*kind.version, kind.kind
+            )));
+        }
+        shape::prune(value, &kind.schema, true, &mut unknown);
+        let problems = unknown
+            .iter()
+            .map(|f| format!("unknown field {f:?}"))
+            .chain(duplicates.iter().map(|f| format!("duplicate field {f:?}")));
+        let warnings = match w.strictness {
+            Strictness::Ignore => Vec::new(),
+            Strictness::Warn => problems.collect(),
+            Strictness::Strict => {
+                let list: Vec<String> = problems.collect();
+                if !list.is_empty() {
+                    return Err(Status::bad_request(format!(
+                        "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
+                        kind.kind,
+                        &*kind.version,
+                        kind.kind,
+                        list.join(", ")
+                    )));
+                }
+                Vec::new()
+            }
+        };
+        if w.part != Part::Whole || kind.custom {
+            shape::default(value, &kind.schema);
+        }
+        if let Value::Object(map) = value {
+            map.insert("apiVersion".to_owned(), kind.api_version().into());
+            map.insert("kind".to_owned(), (&*kind.kind).into());
+        }
+        Ok(warnings)
+    }
+
+    fn admit(
+        &self,
+        w: &Writing<'_>,
+        op: Operation,
+        name: &str,
+        old: Option<&Value>,
+        new: &mut Value,
+    ) -> Result<(), Status> {
+        let context = AdmitContext {
+            op,
+            kind: w.kind,
+            namespace: w.namespace,
+            name,
+            subresource: w.subresource,
+            user: w.user,
+            dry_run: w.dry_run,
+            store: &self.store,
+        };
+        self.admissions.admit(&context, old, new)
+    }
+
+    fn validate(&self, w: &Writing<'_>, value: &Value, old: Option<&Value>, name: &str) -> Result<(), Status> {
+        let kind = w.kind;
+        let mut causes = Vec::new();
+        meta::check(value, old, kind, &mut causes);
+        if kind.custom {
+            causes.extend(check::object(value, &kind.schema));
+            if let Some(scale) = &kind.scale
+                && let Some(n) = scale.spec.first(value)
+                && n.as_i64().is_none_or(|n| !(0..=i64::from(i32::MAX)).contains(&n))
+            {
+                causes.push(Cause::invalid(
+                    &*scale.spec_text,
+                    &n.to_string(),
+                    "should be a non-negative integer",
+                ));
+            }
+        }
+        if w.part != Part::Whole
+            && let Some(validate) = kind.validate
+        {
+            validate(value, old, &mut causes);
+        }
+        if causes.is_empty() {
+            return Ok(());
+        }
+        Err(Status::invalid(&kind.group, &kind.kind, name, causes))
+    }
+
+    /// Whether there may be something new: the namespace is there and stays, the definition is not going away.
+    fn check_place(&self, kind: &KindSpec, namespace: &str, name: &str) -> Result<(), Status> {
+        if kind.custom {
+            // The request may have found the row in a table that is no longer.
+            if self.registry().get(&kind.group, &kind.version, &kind.plural).is_none() {
+                return Err(Status::no_such_resource());
+            }
+            if self.is_definition_leaving(kind)? {
+                return Err(Status::method_not_allowed());
+            }
+        }
+        if !kind.namespaced {
+            return Ok(());
+        }
+        let key = ObjectKey::new("", "namespaces", "", namespace);
+        let Some(object) = self.read(&key)? else {
+            return Err(Status::not_found("", "namespaces", namespace));
+        };
+        if meta::is_terminating(&parse(&object)?) {
+            let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+            let mut status = Status::forbidden(&kind.group, &kind.plural, name, &why);
+            if let Some(details) = &mut status.details {
+                details.causes.push(Cause {
+                    reason: "NamespaceTerminating".to_owned(),
+                    message: format!("namespace {namespace} is being terminated"),
+                    field: "metadata.namespace".to_owned(),
+                });
+            }
+            return Err(status);
+        }
+        Ok(())
+    }
+}
+
+/// A write that did not go through.
+enum Lost {
+    /// Somebody was faster.
+    Race,
+    Status(Box<Status>),
+}
+
+impl From<Status> for Lost {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+/// `current` with the status of `value`; gateways also report labels and annotations of their Node that way.
+fn with_status_of(current: &Value, mut value: Value, kind: &KindSpec) -> Value {
+    let mut out = current.clone();
+    let reported = kind.status == StatusPart::ApartAfterCreate;
+    if let (Value::Object(map), Value::Object(new)) = (&mut out, &mut value) {
+        match new.remove("status") {
+            Some(s) => map.insert("status".to_owned(), s),
+            None => map.remove("status"),
+        };
+        if reported && let Some(m) = new.remove("metadata") {
+            map.insert("metadata".to_owned(), m);
+        }
+    }
+    out
+}
+
+fn check_namespace(value: &Value, kind: &KindSpec, namespace: &str) -> Result<(), Status> {
+    let said = meta::text(value, "namespace");
+    if said.is_empty() || (kind.namespaced && said == namespace) {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!(
+        "the namespace of the provided object does not match the namespace sent on the request ({said:?} and {namespace:?})"
+    )))
+}
+
+fn check_identity(value: &Value, current: &Value, w: &Writing<'_>, name: &str) -> Result<(), Status> {
+    let kind = w.kind;
+    let said = meta::text(value, "name");
+    if !said.is_empty() && said != name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({said}) does not match the name on the URL ({name})"
+        )));
+    }
+    check_namespace(value, kind, w.namespace)?;
+    let conflict = |why: &str| Err(Status::conflict(&kind.group, &kind.plural, name, why));
+    let uid = meta::text(value, "uid");
+    let have = meta::text(current, "uid");
+    if !uid.is_empty() && uid != have {
+        return conflict(&format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {have}"
+        ));
+    }
+    let version = meta::text(value, "resourceVersion");
+    if !version.is_empty() && version != meta::text(current, "resourceVersion") {
+        return Err(Status::modified(&kind.group, &kind.plural, name));
+    }
+    Ok(())
+}
+
+fn check_preconditions(
+    conditions: &Preconditions,
+    current: &Value,
+    stored: &Object,
+    kind: &KindSpec,
+    name: &str,
+) -> Result<(), Status> {
+    let conflict = |what: &str, wanted: &str, have: &str| {
+        Err(Status::conflict(
+            &kind.group,
+            &kind.kind,
+            name,
+            &format!(
+                "the {what} in the precondition ({wanted}) does not match the {what} in record ({have}). The object might have been deleted and then recreated"
+            ),
+        ))
+    };
+    let uid = meta::text(current, "uid");
+    if let Some(wanted) = conditions.uid.as_deref().filter(|w| *w != uid) {
+        return conflict("UID", wanted, uid);
+    }
+    let version = stored.revision.to_string();
+    if let Some(wanted) = conditions.version.as_deref().filter(|w| *w != version) {
+        return conflict("ResourceVersion", wanted, &version);
+    }
+    Ok(())
+}
+
+/// Marks an object as going.
+fn mark(object: &mut Value, kind: &KindSpec) -> Result<(), Status> {
+    let next = meta::generation(object) + 1;
+    let m = meta::of_mut(object)?;
+    m.insert("deletionTimestamp".to_owned(), meta::now().into());
+    m.insert("deletionGracePeriodSeconds".to_owned(), 0.into());
+    if kind.generation {
+        m.insert("generation".to_owned(), next.into());
+    }
+    if kind.deletion == Deletion::EmptiesNamespace
+        && let Value::Object(map) = object
+    {
+        map.insert("status".to_owned(), serde_json::json!({"phase": "Terminating"}));
+    }
+    Ok(())
+}
+
+/// Parses what the store holds.
+pub(crate) fn parse(object: &Object) -> Result<Value, Status> {
+    object
+        .value()
+        .map_err(|_| Status::internal("a stored object is not readable"))
+}
+
+/// Encodes an answer.
+pub(crate) fn encode(value: &Value) -> Result<Bytes, Status> {
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|_| Status::internal("an object cannot be encoded"))
+}
+
+/// What a failed commit means to a client.
+pub(crate) fn commit_status(error: CommitError, kind: &KindSpec, name: &str) -> Status {
+    match error {
+        CommitError::Conflict { .. } | CommitError::UidConflict { .. } => {
+            Status::modified(&kind.group, &kind.plural, name)
+        }
+        CommitError::NotFound(_) => Status::not_found(&kind.group, &kind.plural, name),
+        CommitError::Exists(_) => Status::already_exists(&kind.group, &kind.plural, name),
+        CommitError::Invalid { reason, .. } => Status::bad_request(format!("the object cannot be stored: {reason}")),
+        CommitError::Full => Status::disk_full(),
+        CommitError::Overloaded => Status::too_many_requests(1),
+        CommitError::Closed => Status::unavailable("the server is shutting down"),
+        CommitError::NoSealKey(_) => {
+            Status::unavailable("secrets cannot be stored: the server has no key to seal them with")
+        }
+        CommitError::Corrupt(_) | CommitError::Io(_) => {
+            tracing::error!(error = %error, "A write failed.");
+            Status::internal("the store cannot be written")
+        }
+    }
+}
+
+/// What a failed read means to a client.
+pub(crate) fn store_status(error: StoreError) -> Status {
+    match error {
+        StoreError::Gone(gone) => {
+            Status::expired(format!("too old resource version: {} ({})", gone.asked, gone.newest))
+        }
+        StoreError::Closed => Status::unavailable("the server is shutting down"),
+        StoreError::Full => Status::disk_full(),
+        other => {
+            tracing::error!(error = %other, "A read failed.");
+            Status::internal("the store cannot be read")
+        }
+    }
+}
+
+/// Deletes without conditions or questions, for emptying: one transaction for many.
+pub(crate) fn delete_all(objects: &[Object]) -> Tx {
+    Tx::from(
+        objects
+            .iter()
+            .map(|o| Op::Delete {
+                key: o.key.clone(),
+                expect: Expect::Revision(o.revision),
+                uid: None,
+            })
+            .collect::<Vec<_>>(),
+    )
+}

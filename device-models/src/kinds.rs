@@ -12,7 +12,7 @@ mod status;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 pub use device::{
@@ -61,6 +61,15 @@ pub struct ObjectMeta {
 /// A map whose content is the business of a driver or a database, not of this crate.
 pub type FreeMap = Map<String, Value>;
 
+/// Reads null as absent: people leave `configData:` and the like empty, and then YAML says null.
+pub(crate) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 /// Schemas for what the derive cannot express.
 #[cfg(feature = "schema")]
 pub(crate) mod schemas {
@@ -92,3 +101,6 @@ pub(crate) mod schemas {
         json_schema!({ "type": "string", "format": "date-time" })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@
 
 mod outcome;
 mod report;
+mod status;
 mod wire_type;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,6 @@ pub use report::{Author, ReportError};
 use wire_type::WireType;
 
 use crate::desired::{Policies, desired_registers};
-use crate::kinds::DEVICES_API_VERSION;
 use crate::payload::{self, TwinEntry, TwinValue};
 use crate::register::Register;
 use crate::rfc3339;
@@ -359,32 +359,6 @@ impl Twin {
             last_online.as_deref(),
         )
     }
-
-    /// The DeviceStatus object as of now.
-    pub fn status(&self) -> Value {
-        let mut status = Map::new();
-        if let Some(extensions) = &self.extensions {
-            status.insert("extensions".to_owned(), Value::Object(extensions.clone()));
-        }
-        if let Some(ms) = self.last_online_ms {
-            status.insert("lastOnlineTime".to_owned(), Value::String(rfc3339::format(ms)));
-        }
-        if let Some(state) = &self.state {
-            status.insert("state".to_owned(), Value::from(&**state));
-        }
-        status.insert(
-            "twins".to_owned(),
-            self.properties.iter().filter_map(status_twin).collect(),
-        );
-        let metadata = [("name", &self.name), ("namespace", &self.namespace)];
-        let metadata = metadata.map(|(key, text)| (key.to_owned(), Value::from(&**text)));
-        Value::Object(Map::from_iter([
-            ("apiVersion".to_owned(), Value::from(DEVICES_API_VERSION)),
-            ("kind".to_owned(), Value::from("DeviceStatus")),
-            ("metadata".to_owned(), Value::Object(Map::from_iter(metadata))),
-            ("status".to_owned(), Value::Object(status)),
-        ]))
-    }
 }
 
 /// A reported value in a stored DeviceStatus.
@@ -408,37 +382,6 @@ fn read_reported(reported: &Value) -> Option<Reported> {
         timestamp,
         metadata,
     })
-}
-
-/// One element of `status.twins`; nothing for a property without any value.
-fn status_twin(property: &Property) -> Option<Value> {
-    let mut twin = Map::new();
-    let pair = |value: &str, metadata: Map<String, Value>| {
-        let fields = [("metadata", Value::Object(metadata)), ("value", Value::from(value))];
-        Value::Object(Map::from_iter(fields.map(|(key, value)| (key.to_owned(), value))))
-    };
-    if let Some((value, register)) = property.expected_value().zip(property.expected.as_ref()) {
-        let mut metadata = Map::new();
-        metadata.insert("stamp".to_owned(), Value::String(register.stamp.to_string()));
-        metadata.insert(TIMESTAMP.to_owned(), Value::String(register.stamp.ms().to_string()));
-        metadata.insert(TYPE.to_owned(), Value::from(property.value_type.text()));
-        twin.insert("observedDesired".to_owned(), pair(value, metadata));
-    }
-    if let Some(actual) = &property.actual {
-        let mut metadata: Map<String, Value> = actual
-            .metadata
-            .iter()
-            .map(|(key, value)| (key.clone(), Value::from(value.as_str())))
-            .collect();
-        metadata.insert(TIMESTAMP.to_owned(), Value::String(actual.timestamp.to_string()));
-        metadata.insert(TYPE.to_owned(), Value::from(property.value_type.text()));
-        twin.insert("reported".to_owned(), pair(&actual.value, metadata));
-    }
-    if twin.is_empty() {
-        return None;
-    }
-    twin.insert("propertyName".to_owned(), Value::from(&*property.name));
-    Some(Value::Object(twin))
 }
 
 #[cfg(test)]

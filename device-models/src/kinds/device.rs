@@ -18,11 +18,11 @@ pub struct Device {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Name, namespace, labels, annotations.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::null_is_default")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::kinds::schemas::object"))]
     pub metadata: ObjectMeta,
     /// What the device should be.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::null_is_default")]
     pub spec: DeviceSpec,
     /// Kept for objects of earlier versions; the state of a device is in its DeviceStatus.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -41,13 +41,21 @@ pub struct DeviceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
     /// The properties of this device with their desired values and how they are read.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "super::null_is_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub properties: Vec<DeviceProperty>,
     /// The protocol by which the gateway reaches the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<ProtocolConfig>,
     /// Named actions that write one or more properties.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "super::null_is_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub methods: Vec<DeviceMethod>,
     /// Whether and how often the state of the device is reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,7 +69,7 @@ pub struct DeviceSpec {
 #[serde(rename_all = "camelCase")]
 pub struct LocalReference {
     /// Name of the object.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::null_is_default")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::kinds::schemas::string_or_empty"))]
     pub name: String,
 }
@@ -102,7 +110,11 @@ pub struct DesiredValue {
     /// The value as text, of the type that the model names.
     pub value: String,
     /// What is known about the value: when it was set, by whom, in which order.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "super::null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -146,7 +158,11 @@ pub struct DeviceMethod {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// The properties it writes.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "super::null_is_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub property_names: Vec<String>,
 }
 
@@ -305,7 +321,11 @@ pub struct InfluxDataConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measurement: Option<String>,
     /// Tags of every point.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "super::null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub tag: BTreeMap<String, String>,
     /// Field that holds the value.
     #[serde(default, skip_serializing_if = "Option::is_none")]

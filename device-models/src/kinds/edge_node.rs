@@ -29,11 +29,11 @@ pub struct EdgeNode {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Name, namespace, labels, annotations.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::null_is_default")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::kinds::schemas::object"))]
     pub metadata: ObjectMeta,
     /// What is known about the gateway in advance.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::null_is_default")]
     pub spec: EdgeNodeSpec,
     /// What the hub knows about the link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,7 +49,11 @@ pub struct EdgeNodeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_info: Option<NodeInfo>,
     /// Labels that its Node gets.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "super::null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub labels: BTreeMap<String, String>,
     /// The site it stands at. Gateways of one site can be addressed together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,10 +119,18 @@ pub struct EdgeNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_received: Option<i64>,
     /// The account of every journal: accepted is delivered plus dropped plus waiting.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "super::null_is_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub journals: Vec<JournalStatus>,
     /// Conditions.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "super::null_is_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub conditions: Vec<Condition>,
 }
 
@@ -137,7 +149,11 @@ pub struct SetStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<i64>,
     /// The first of the refused objects, with the reasons.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "super::null_is_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub refused_keys: Vec<RefusedKey>,
 }
 

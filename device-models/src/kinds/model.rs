@@ -47,11 +47,11 @@ pub struct DeviceModel {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Name, namespace, labels, annotations.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::null_is_default")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::kinds::schemas::object"))]
     pub metadata: ObjectMeta,
     /// What the devices of this make have in common.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::null_is_default")]
     pub spec: DeviceModelSpec,
 }
 
@@ -61,7 +61,11 @@ pub struct DeviceModel {
 #[serde(rename_all = "camelCase")]
 pub struct DeviceModelSpec {
     /// The properties.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "super::null_is_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub properties: Vec<ModelProperty>,
     /// The protocol these devices speak.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -18,7 +18,7 @@ pub struct DeviceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Name, namespace, labels, annotations.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::null_is_default")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::kinds::schemas::object"))]
     pub metadata: ObjectMeta,
     /// Empty.
@@ -26,7 +26,7 @@ pub struct DeviceStatus {
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::kinds::schemas::object"))]
     pub spec: Option<FreeMap>,
     /// What was reported.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::null_is_default")]
     pub status: DeviceStatusStatus,
 }
 
@@ -36,7 +36,11 @@ pub struct DeviceStatus {
 #[serde(rename_all = "camelCase")]
 pub struct DeviceStatusStatus {
     /// The properties: what was reported, and which desired value the gateway holds.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "super::null_is_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub twins: Vec<Twin>,
     /// State of the device: online, offline, ok, unknown or unhealthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,6 +78,10 @@ pub struct TwinProperty {
     /// The value as text.
     pub value: String,
     /// What is known about the value: when it was reported and its type.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "super::null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub metadata: BTreeMap<String, String>,
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::hlc::Clock;
-use crate::kinds::DeviceModel;
+use crate::kinds::{DEVICES_API_VERSION, DeviceModel};
 use crate::payload::{Entry, parse_twin_update};
 use crate::{edge_registers, merge_device_desired};
 
@@ -420,6 +420,7 @@ fn the_status_survives_a_restart() {
     status["status"]["twins"][1]["reported"]["metadata"]["quality"] = json!("good");
     let restarted = Twin::new(&stored, Some(press()), Some(&status));
     assert_eq!(restarted.status(), status);
+    assert_eq!(text(restarted.status_json()), status.to_string());
     assert_eq!(restarted.differing, 1);
     assert_eq!(restarted.delta(NOW, "e"), bench.twin.delta(NOW, "e"));
     let expected = json!({
@@ -567,6 +568,7 @@ proptest! {
             }
             let (differing, weight) = (bench.twin.differing, bench.twin.weight);
             let status = bench.twin.status();
+            prop_assert_eq!(text(bench.twin.status_json()), status.to_string());
             let mut rebuilt = Twin::new(&stored, rules.clone(), Some(&status));
             prop_assert_eq!((rebuilt.differing, rebuilt.weight), (differing, weight));
             prop_assert_eq!(rebuilt.status(), status);

@@ -7,7 +7,8 @@
 //! Known traps of the decoder below, and what is done about them here:
 //! - a v5 DISCONNECT of length 0 or 1 is an error for it: read here instead;
 //! - a property list cut short reads as "need more bytes" after the packet was already taken: `check` comes first;
-//! - a v5 DISCONNECT without properties is written with a wrong length: always written with a property list;
+//! - a v5 DISCONNECT without properties is written with a wrong length, and with an empty list as a normal one: always
+//!   written with a reason string;
 //! - client ids, flags, duplicate properties, reserved bits are not checked: `check` does;
 //! - passwords must be UTF-8 for it: stated at [`crate::LoginRequest`].
 
@@ -357,7 +358,7 @@ impl Codec {
         if self.protocol == Protocol::V5 {
             let properties = v5::DisconnectProperties {
                 session_expiry_interval: None,
-                reason_string: None,
+                reason_string: Some(format!("{reason:?}")),
                 user_properties: vec![],
                 server_reference: None,
             };

@@ -578,3 +578,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_twin_that_the_cloud_made_too_large_can_still_shrink_and_report_little() {
+    let value = "x".repeat(60_000);
+    let properties: Vec<Value> = (0..18)
+        .map(|index| json!({"name": format!("p{index:02}"), "desired": {"value": value, "metadata": {"stamp": "000000001000-0000-@h"}}}))
+        .collect();
+    let mut bench = Bench::new(Twin::new(&device(json!(properties[..17])), None, None));
+    bench
+        .update(NOW, r#"{"twin":{"p00":{"actual":{"value":"long enough"}}}}"#)
+        .unwrap();
+    bench.twin.set_device(&device(json!(properties)), None);
+    assert!(bench.twin.weight > MAX_TWIN_BYTES);
+    bench
+        .update(NOW, r#"{"twin":{"p00":{"actual":{"value":"short"}}}}"#)
+        .unwrap();
+    assert_eq!(bench.error(r#"{"twin":{"p01":{"actual":{"value":"more"}}}}"#).0, 400);
+}

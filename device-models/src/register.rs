@@ -2,7 +2,7 @@
 //!
 //! A merge picks one of two registers by a total order that depends only on what is in them; that makes it commutative,
 //! associative and idempotent for every policy, so all sides end with the same register in whatever order and however
-//! often they hear of the writes. Pure data: [`crate::desired`] finds registers in Device objects.
+//! often they hear of the writes. Pure data: the module `desired` finds registers in Device objects.
 
 use std::cmp::Ordering;
 use std::fmt;

@@ -98,3 +98,83 @@ pub(crate) fn unpack(encoding: i32, len: usize, body: &[u8], max: usize) -> Resu
         Err(_) => Err(UnpackError::Encoding(encoding)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn roundtrip(body: &Bytes) -> usize {
+        let (encoding, packed) = pack(body);
+        assert_eq!(
+            unpack(encoding as i32, body.len(), &packed, body.len()).as_ref(),
+            Ok(body)
+        );
+        packed.len()
+    }
+
+    #[test]
+    fn dictionary_1_never_changes() {
+        let sum = ring::digest::digest(&ring::digest::SHA256, DICTIONARY_1);
+        let first: String = sum.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            first, "69dcb1cbd12a908d",
+            "make dictionary/2.jsonl and a new Encoding instead"
+        );
+    }
+
+    #[test]
+    fn a_body_of_version_1_is_read() {
+        let packed = *b"(\xb5/\xfd Z\xbd\0\0Poven-07\"}}\x03@\0\xc3\x85B\x9d\xa0\xc9\xec\x0e\x06";
+        let body = br#"{"apiVersion":"devices.kubeedge.io/v1beta1","kind":"Device","metadata":{"name":"oven-07"}}"#;
+        let read = unpack(Encoding::Zstd1 as i32, body.len(), &packed, 4096);
+        assert_eq!(read.as_deref(), Ok(&body[..]), "{:?}", pack(&Bytes::from_static(body)));
+    }
+
+    #[test]
+    fn typical_objects_become_a_fraction() {
+        let twin = |name: &str, value: &str| {
+            let kind = if value.contains('.') { "float" } else { "int" };
+            format!(
+                r#"{{"propertyName":"{name}","reported":{{"metadata":{{"timestamp":"1763700000123","type":"{kind}"}},"value":"{value}"}}}}"#
+            )
+        };
+        let twins = [
+            twin("temperature", "181.25"),
+            twin("setpoint", "180"),
+            twin("cycles", "99812"),
+        ]
+        .join(",");
+        let status = Bytes::from(format!(
+            r#"{{"apiVersion":"devices.kubeedge.io/v1beta1","kind":"DeviceStatus","metadata":{{"name":"oven-07","namespace":"hall-3"}},"spec":{{}},"status":{{"lastOnlineTime":"2026-11-21T04:40:00Z","state":"online","twins":[{twins}]}}}}"#
+        ));
+        let packed = roundtrip(&status);
+        assert!(packed * 3 < status.len(), "{packed} of {}", status.len());
+    }
+
+    #[test]
+    fn what_does_not_shrink_stays_plain() {
+        assert_eq!(pack(&Bytes::from_static(b"{}")).0, Encoding::Plain);
+        let noise: Vec<u8> = (0..4000u64)
+            .map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
+            .collect();
+        let (encoding, packed) = pack(&noise.clone().into());
+        assert!(packed.len() <= noise.len());
+        assert!(encoding == Encoding::Plain || packed.len() < noise.len());
+    }
+
+    proptest! {
+        #[test]
+        fn bodies_come_back(parts in prop::collection::vec("[ -~]{1,40}", 0..60), times in 1usize..40) {
+            roundtrip(&Bytes::from(parts.concat().repeat(times)));
+        }
+
+        #[test]
+        fn anything_is_answered(body in prop::collection::vec(any::<u8>(), 0..300), len in 0usize..10_000) {
+            if let Ok(read) = unpack(Encoding::Zstd1 as i32, len, &body, 5000) {
+                prop_assert_eq!(read.len(), len);
+                prop_assert!(len <= 5000);
+            }
+        }
+    }
+}

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod arbitrary;
 mod cases;
 mod fleet;
+mod golden;
+mod hostile;
 mod journal;
 mod world;

@@ -7,7 +7,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Kurator Edge: every factory gateway a one-node Kubernetes cluster.
 #[derive(Debug, Parser)]
-#[command(name = "kurator", version, about, propagate_version = true, disable_help_subcommand = true)]
+#[command(
+    name = "kurator",
+    version,
+    about,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
 #[command(after_help = "Example:\n  kurator token create --node gw-1 | ssh root@gw-1 kurator join edge -")]
 pub struct Cli {
     /// Options every command knows.
@@ -80,7 +86,10 @@ pub enum Command {
     #[command(after_help = "Example:\n  kurator get nodes -o wide\n  kurator get devices press-01 -o yaml")]
     Get(GetArgs),
     /// Read, edit and follow device twins.
-    #[command(subcommand, after_help = "Example:\n  kurator twin set press-01 setpoint=80 --wait 10s")]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  kurator twin set press-01 setpoint=80 --wait 10s"
+    )]
     Twin(TwinAction),
     /// Explain where something stands: the chain of hops, and the one that waits.
     #[command(subcommand, after_help = "Example:\n  kurator why device press-01.setpoint")]
@@ -292,7 +301,10 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "d" => number.checked_mul(86_400_000),
         _ => None,
     };
-    milliseconds.filter(|ms| *ms > 0).map(Duration::from_millis).ok_or_else(bad)
+    milliseconds
+        .filter(|ms| *ms > 0)
+        .map(Duration::from_millis)
+        .ok_or_else(bad)
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -319,7 +331,11 @@ mod tests {
         Cli::command().debug_assert();
         for sub in Cli::command().get_subcommands() {
             let shown = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(sub.get_name() == "version" || shown.contains("Example"), "{} has no example", sub.get_name());
+            assert!(
+                sub.get_name() == "version" || shown.contains("Example"),
+                "{} has no example",
+                sub.get_name()
+            );
         }
     }
 

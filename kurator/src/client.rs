@@ -29,7 +29,10 @@ pub struct Api {
 
 impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Api").field("server", &self.server).field("prefix", &self.prefix).finish_non_exhaustive()
+        f.debug_struct("Api")
+            .field("server", &self.server)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
     }
 }
 
@@ -76,7 +79,10 @@ impl Api {
     /// The same server, without the detour through a gateway.
     #[must_use]
     pub fn hub(&self) -> Self {
-        Self { prefix: String::new(), ..self.clone() }
+        Self {
+            prefix: String::new(),
+            ..self.clone()
+        }
     }
 
     /// One request; the outer error is ours (no connection, no valid answer), the inner the server's.
@@ -104,9 +110,16 @@ impl Api {
         let text = |field: &str| parsed[field].as_str().unwrap_or_default().to_owned();
         let mut message = text("message");
         if message.is_empty() {
-            message = format!("{status}: {}", String::from_utf8_lossy(&data).chars().take(200).collect::<String>());
+            message = format!(
+                "{status}: {}",
+                String::from_utf8_lossy(&data).chars().take(200).collect::<String>()
+            );
         }
-        Ok(Err(Refusal { status, reason: text("reason"), message }))
+        Ok(Err(Refusal {
+            status,
+            reason: text("reason"),
+            message,
+        }))
     }
 
     /// One request whose answer is a stream of lines.
@@ -184,7 +197,10 @@ impl From<Refusal> for Failure {
                 Self::new(BAD_INPUT, "the server does not know this")
                     .hint("is the kubeconfig a hub's? a gateway answers for itself only")
             }
-            s if s == StatusCode::NOT_FOUND || s == StatusCode::BAD_REQUEST || s == StatusCode::UNPROCESSABLE_ENTITY => {
+            s if s == StatusCode::NOT_FOUND
+                || s == StatusCode::BAD_REQUEST
+                || s == StatusCode::UNPROCESSABLE_ENTITY =>
+            {
                 Self::new(BAD_INPUT, r.message)
             }
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
@@ -215,18 +231,22 @@ fn locate(explicit: Option<&Path>) -> Result<PathBuf, Failure> {
     }
     // The one environment variable every Kubernetes tool honours; read here and nowhere else.
     let variable = std::env::var_os("KUBECONFIG").filter(|v| !v.is_empty());
-    if let Some(paths) = variable {
-        if let Some(first) = std::env::split_paths(&paths).find(|p| p.exists()) {
-            return Ok(first);
-        }
+    if let Some(paths) = variable
+        && let Some(first) = std::env::split_paths(&paths).find(|p| p.exists())
+    {
+        return Ok(first);
     }
     let home = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".kube/config"));
-    [Some(PathBuf::from(HUB_KUBECONFIG)), Some(PathBuf::from(EDGE_KUBECONFIG)), home]
-        .into_iter()
-        .flatten()
-        .find(|p| p.exists())
-        .ok_or_else(|| {
-            Failure::new(BAD_CONFIG, "no kubeconfig found")
-                .hint("name one with --kubeconfig or $KUBECONFIG; a hub writes admin.kubeconfig into its data folder")
-        })
+    [
+        Some(PathBuf::from(HUB_KUBECONFIG)),
+        Some(PathBuf::from(EDGE_KUBECONFIG)),
+        home,
+    ]
+    .into_iter()
+    .flatten()
+    .find(|p| p.exists())
+    .ok_or_else(|| {
+        Failure::new(BAD_CONFIG, "no kubeconfig found")
+            .hint("name one with --kubeconfig or $KUBECONFIG; a hub writes admin.kubeconfig into its data folder")
+    })
 }

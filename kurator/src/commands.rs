@@ -21,5 +21,10 @@ pub(crate) fn completion(shell: clap_complete::Shell) {
 
 /// `kurator version`
 pub(crate) fn version() {
-    crate::say::line(&format!("kurator {} ({}-{})", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH));
+    crate::say::line(&format!(
+        "kurator {} ({}-{})",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    ));
 }

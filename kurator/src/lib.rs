@@ -12,6 +12,8 @@ pub mod output;
 pub mod relay;
 mod say;
 
+pub use commands::join::pem;
+
 use cli::{Cli, Command, GetArgs, JoinTarget, ResetTarget};
 
 /// Runs one command to its end.
@@ -21,8 +23,9 @@ use cli::{Cli, Command, GetArgs, JoinTarget, ResetTarget};
 pub fn run(cli: Cli) -> Result<(), Failure> {
     let global = cli.global;
     if let Some(filter) = &global.log {
-        daemon::telemetry::init(filter)
-            .map_err(|e| Failure::new(daemon::exit::USAGE, format!("--log {filter}: {e}")).hint("for example --log info"))?;
+        daemon::telemetry::init(filter).map_err(|e| {
+            Failure::new(daemon::exit::USAGE, format!("--log {filter}: {e}")).hint("for example --log info")
+        })?;
     }
     match cli.command {
         Command::Completion { shell } => {
@@ -42,12 +45,19 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     runtime.block_on(async move {
         match cli.command {
             Command::Token(action) => commands::token::run(&global, action).await,
-            Command::Join { target: JoinTarget::Edge(arguments) } => commands::join::run(arguments).await,
-            Command::Reset { target: ResetTarget::Edge(arguments) } => commands::reset::run(&arguments),
+            Command::Join {
+                target: JoinTarget::Edge(arguments),
+            } => commands::join::run(arguments).await,
+            Command::Reset {
+                target: ResetTarget::Edge(arguments),
+            } => commands::reset::run(&arguments),
             Command::Node(action) => commands::node::run(&global, action).await,
-            Command::Get(GetArgs { what, name, selector, all_namespaces }) => {
-                commands::get::run(&global, &what, name.as_deref(), selector.as_deref(), all_namespaces).await
-            }
+            Command::Get(GetArgs {
+                what,
+                name,
+                selector,
+                all_namespaces,
+            }) => commands::get::run(&global, &what, name.as_deref(), selector.as_deref(), all_namespaces).await,
             Command::Twin(action) => commands::twin::run(&global, action).await,
             Command::Why(target) => commands::why::run(&global, target).await,
             Command::Check(arguments) => commands::check::run(arguments).await,

@@ -10,7 +10,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version are answers; everything else is a usage error.
-            let code = if e.use_stderr() { daemon::exit::USAGE } else { daemon::exit::DONE };
+            let code = if e.use_stderr() {
+                daemon::exit::USAGE
+            } else {
+                daemon::exit::DONE
+            };
             drop(e.print());
             return ExitCode::from(code);
         }

@@ -42,7 +42,9 @@ pub fn yaml(value: &Value) -> Result<String, Failure> {
 
 /// `37s`, `5m`, `3h`, `12d`: how long ago `then` (RFC 3339) was at `now_ms`.
 pub fn age(then: &str, now_ms: u64) -> String {
-    let Ok(then) = then.parse::<jiff::Timestamp>() else { return "<unknown>".to_owned() };
+    let Ok(then) = then.parse::<jiff::Timestamp>() else {
+        return "<unknown>".to_owned();
+    };
     let seconds = (i64::try_from(now_ms).unwrap_or(i64::MAX) - then.as_millisecond()).max(0) / 1000;
     match seconds {
         s if s < 120 => format!("{s}s"),
@@ -61,7 +63,11 @@ pub fn bytes(count: u64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+    if unit == 0 {
+        format!("{count} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
 }
 
 #[cfg(test)]
@@ -71,7 +77,10 @@ mod tests {
     #[test]
     fn columns_align_by_characters_and_leave_no_trailing_blanks() {
         let rows = vec![vec!["é".into(), "x".into()], vec!["long-name".into(), String::new()]];
-        assert_eq!(columns(&["NAME", "V"], &rows), "NAME        V\né           x\nlong-name\n");
+        assert_eq!(
+            columns(&["NAME", "V"], &rows),
+            "NAME        V\né           x\nlong-name\n"
+        );
     }
 
     #[test]
@@ -80,6 +89,9 @@ mod tests {
         assert_eq!(age("1970-01-01T00:00:00Z", 3_600_000), "60m");
         assert_eq!(age("1970-01-01T00:00:05Z", 0), "0s");
         assert_eq!(age("nonsense", 0), "<unknown>");
-        assert_eq!((bytes(999), bytes(1500), bytes(2_500_000)), ("999 B".into(), "1.5 kB".into(), "2.5 MB".into()));
+        assert_eq!(
+            (bytes(999), bytes(1500), bytes(2_500_000)),
+            ("999 B".into(), "1.5 kB".into(), "2.5 MB".into())
+        );
     }
 }

@@ -1,1 +1,13 @@
-//! End to end, one binary: real daemons, real clients.
+//! End to end, one binary: real daemons, strangers' clients (kubectl, mosquitto), a cable that can be cut. One module a subject.
+
+// A test says what is wrong by stopping there.
+#![allow(clippy::unwrap_used)]
+
+mod autonomy;
+mod conformance;
+mod demo;
+mod disk;
+mod hostile;
+mod joining;
+mod kills;
+mod spine;

@@ -28,11 +28,22 @@ pub struct Hub {
 impl Hub {
     /// Starts one in `folder`, with more arguments if wanted, and waits until it says where it listens.
     pub async fn start(folder: &Path, arguments: &[&str]) -> Self {
-        let mut all: Vec<String> = ["--listen", ANY, "--api", ANY, "--health", ANY].iter().map(|s| (*s).to_owned()).collect();
+        let mut all: Vec<String> = ["--listen", ANY, "--api", ANY, "--health", ANY]
+            .iter()
+            .map(|s| (*s).to_owned())
+            .collect();
         all.extend(arguments.iter().map(|s| (*s).to_owned()));
         let (child, run) = launch_hub(folder, &all).await;
-        let api = Api::open(&folder.join("admin.kubeconfig"), None).await.expect("the hub wrote its kubeconfig");
-        Self { folder: folder.to_owned(), child: Some(child), arguments: all, run, api }
+        let api = Api::open(&folder.join("admin.kubeconfig"), None)
+            .await
+            .expect("the hub wrote its kubeconfig");
+        Self {
+            folder: folder.to_owned(),
+            child: Some(child),
+            arguments: all,
+            run,
+            api,
+        }
     }
 
     /// Where gateways connect to.
@@ -40,7 +51,10 @@ impl Hub {
     /// # Panics
     /// When the hub's run file lacks it.
     pub fn listen(&self) -> SocketAddr {
-        self.run["listen"].as_str().and_then(|a| a.parse().ok()).expect("the hub says where it listens")
+        self.run["listen"]
+            .as_str()
+            .and_then(|a| a.parse().ok())
+            .expect("the hub says where it listens")
     }
 
     /// `https://ip:port` of the people's port.
@@ -50,7 +64,9 @@ impl Hub {
 
     /// `http://ip:port` of the health port.
     pub fn health_url(&self) -> &str {
-        self.run["health"].as_str().expect("the hub says where its health port is")
+        self.run["health"]
+            .as_str()
+            .expect("the hub says where its health port is")
     }
 
     /// The administrator's kubeconfig.
@@ -84,7 +100,9 @@ impl Hub {
     /// Waits until a gateway is connected and both digests are equal.
     pub async fn until_in_sync(&self, name: &str) -> Value {
         eventually(&format!("{name} to be connected and in sync"), async || {
-            self.gateway(name).await.filter(|n| n["connected"] == true && n["inSync"] == true)
+            self.gateway(name)
+                .await
+                .filter(|n| n["connected"] == true && n["inSync"] == true)
         })
         .await
     }
@@ -101,7 +119,10 @@ impl Hub {
 
     /// Starts it again on the same folder and the same ports.
     pub async fn start_again(&mut self) {
-        let (listen, api) = (self.listen().to_string(), self.api_url().trim_start_matches("https://").to_owned());
+        let (listen, api) = (
+            self.listen().to_string(),
+            self.api_url().trim_start_matches("https://").to_owned(),
+        );
         self.arguments[1] = listen;
         self.arguments[3] = api;
         let (child, run) = launch_hub(&self.folder, &self.arguments).await;
@@ -130,15 +151,24 @@ async fn launch(mut command: Command, run_file: &Path, log: &Path) -> (Child, Va
     let pid = child.id();
     let deadline = daemon::clock::now() + PATIENCE;
     loop {
-        let run: Option<Value> = std::fs::read_to_string(run_file).ok().and_then(|t| serde_json::from_str(&t).ok());
+        let run: Option<Value> = std::fs::read_to_string(run_file)
+            .ok()
+            .and_then(|t| serde_json::from_str(&t).ok());
         if let Some(run) = run.filter(|r| r["pid"].as_u64() == pid.map(u64::from)) {
             return (child, run);
         }
         if let Ok(Some(status)) = child.try_wait() {
             tokio::time::sleep(LOOK).await;
-            panic!("the daemon ended with {status}:\n{}", std::fs::read_to_string(log).unwrap_or_default());
+            panic!(
+                "the daemon ended with {status}:\n{}",
+                std::fs::read_to_string(log).unwrap_or_default()
+            );
         }
-        assert!(daemon::clock::now() < deadline, "no run file:\n{}", std::fs::read_to_string(log).unwrap_or_default());
+        assert!(
+            daemon::clock::now() < deadline,
+            "no run file:\n{}",
+            std::fs::read_to_string(log).unwrap_or_default()
+        );
         tokio::time::sleep(LOOK / 4).await;
     }
 }
@@ -153,7 +183,10 @@ async fn stop(child: &mut Option<Child>) -> Option<i32> {
     let mut child = child.take()?;
     let pid = child.id()?.to_string();
     run(Command::new("kill").args(["-TERM", &pid])).await;
-    let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it stops when asked").expect("it can be waited for");
+    let status = tokio::time::timeout(PATIENCE, child.wait())
+        .await
+        .expect("it stops when asked")
+        .expect("it can be waited for");
     status.code()
 }
 
@@ -188,7 +221,13 @@ impl Edge {
     pub async fn start(folder: &Path, name: &str) -> Self {
         let environment = ["EDGECORE__API", "EDGECORE__HEALTH", "EDGECORE__MQTT__LISTEN"];
         let environment: Vec<_> = environment.iter().map(|k| ((*k).to_owned(), ANY.to_owned())).collect();
-        let mut edge = Self { name: name.to_owned(), folder: folder.to_owned(), child: None, environment, run: Value::Null };
+        let mut edge = Self {
+            name: name.to_owned(),
+            folder: folder.to_owned(),
+            child: None,
+            environment,
+            run: Value::Null,
+        };
         edge.start_again().await;
         edge
     }
@@ -205,9 +244,18 @@ impl Edge {
             self.set("EDGECORE__MQTT__LISTEN", &mqtt);
         }
         let mut command = Command::new(program("edgecore"));
-        command.arg("--config-dir").arg(self.folder.join("etc")).arg("--data-dir").arg(self.folder.join("data"));
+        command
+            .arg("--config-dir")
+            .arg(self.folder.join("etc"))
+            .arg("--data-dir")
+            .arg(self.folder.join("data"));
         command.envs(self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        let (child, run) = launch(command, &self.folder.join("data/edge.json"), &self.folder.join("edge.log")).await;
+        let (child, run) = launch(
+            command,
+            &self.folder.join("data/edge.json"),
+            &self.folder.join("edge.log"),
+        )
+        .await;
         self.child = Some(child);
         self.run = run;
     }
@@ -232,7 +280,9 @@ impl Edge {
     /// # Panics
     /// When it cannot be asked.
     pub fn alive(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|c| c.try_wait().expect("it can be asked").is_none())
+        self.child
+            .as_mut()
+            .is_some_and(|c| c.try_wait().expect("it can be asked").is_none())
     }
 
     /// `host:port` of its broker.
@@ -252,7 +302,9 @@ impl Edge {
 
     /// Its own API.
     pub async fn api(&self) -> Api {
-        Api::open(&self.kubeconfig(), None).await.expect("the agent wrote its kubeconfig")
+        Api::open(&self.kubeconfig(), None)
+            .await
+            .expect("the agent wrote its kubeconfig")
     }
 
     /// What it logged.
@@ -291,7 +343,12 @@ impl Pair {
         relay.lead_to(hub.listen());
         let edge = Self::gateway(&hub, &folder.path().join("gw-1"), "gw-1").await;
         hub.until_in_sync("gw-1").await;
-        Self { relay, hub, edge, _folder: folder }
+        Self {
+            relay,
+            hub,
+            edge,
+            _folder: folder,
+        }
     }
 
     /// Joins and starts one more gateway of this hub.
@@ -305,27 +362,47 @@ impl Pair {
     pub async fn with_press(&self, name: &str) {
         press(&self.hub.api, name, "gw-1").await;
         let edge = self.edge.api().await;
-        eventually("the device to reach the gateway", async || get(&edge, &device(name)).await).await;
+        eventually("the device to reach the gateway", async || {
+            get(&edge, &device(name)).await
+        })
+        .await;
     }
 }
 
 /// The API path of a Device in `default`.
-pub(crate) fn device(name: &str) -> String {
+pub fn device(name: &str) -> String {
     format!("/apis/devices.kubeedge.io/v1beta1/namespaces/default/devices/{name}")
 }
 
 /// Creates the press's model, if absent, and a press of that name on a gateway.
-async fn press(api: &Api, name: &str, node: &str) {
+///
+/// # Panics
+/// When the API refuses them.
+pub async fn press(api: &Api, name: &str, node: &str) {
     let base = "/apis/devices.kubeedge.io/v1beta1/namespaces/default";
-    let model: Value = yaml(device_models::models::PRESS);
-    let model_name = model["metadata"]["name"].as_str().expect("a model has a name").to_owned();
+    let made = device_models::MODELS
+        .iter()
+        .find(|m| m.name == "press")
+        .expect("the press's model is shipped");
+    let model: Value = yaml(made.yaml);
+    let model_name = model["metadata"]["name"]
+        .as_str()
+        .expect("a model has a name")
+        .to_owned();
     if get(api, &format!("{base}/devicemodels/{model_name}")).await.is_none() {
-        api.json(Method::POST, &format!("{base}/devicemodels"), Some(&model)).await.expect("the model is accepted");
+        api.json(Method::POST, &format!("{base}/devicemodels"), Some(&model))
+            .await
+            .expect("the model is accepted");
     }
-    let mut object: Value = yaml(device_models::models::PRESS_DEVICE);
+    let mut object: Value = yaml(device_models::PRESS_01.yaml);
+    // As if nobody had wished for anything yet, and every report is to be seen at once.
+    let names = ["setpoint", "temperature", "state", "cycles", "enabled"];
+    object["spec"]["properties"] = names.iter().map(|n| json!({"name": n})).collect();
     object["metadata"]["name"] = json!(name);
     object["spec"]["nodeName"] = json!(node);
-    api.json(Method::POST, &format!("{base}/devices"), Some(&object)).await.expect("the device is accepted");
+    api.json(Method::POST, &format!("{base}/devices"), Some(&object))
+        .await
+        .expect("the device is accepted");
 }
 
 fn yaml(text: &str) -> Value {

@@ -14,10 +14,12 @@ pub use kurator::client::Api;
 pub use kurator::relay::{Relay, Weather};
 
 mod daemons;
+pub mod fleet;
+pub mod mqtt_wire;
 mod strangers;
 
-pub use daemons::{Edge, Hub, Pair};
-pub use strangers::{Subscriber, kubectl, kubectl_with_input, mosquitto_pub};
+pub use daemons::{Edge, Hub, Pair, device, press};
+pub use strangers::{Subscriber, kubectl, kubectl_with_input, mosquitto_pub, mosquitto_pub_lines};
 
 /// How long anything that should happen may take before a test calls it lost. Far above what it takes: a bound against hanging,
 /// never a measurement.
@@ -32,15 +34,25 @@ pub const LOOK: Duration = Duration::from_millis(20);
 pub fn program(name: &str) -> PathBuf {
     let me = std::env::current_exe().expect("a running test has a path");
     let folder = me.parent().expect("a file stands in a folder");
-    let folder = if folder.ends_with("deps") { folder.parent().expect("deps stands in a profile's folder") } else { folder };
+    let folder = if folder.ends_with("deps") {
+        folder.parent().expect("deps stands in a profile's folder")
+    } else {
+        folder
+    };
     let path = folder.join(name);
-    assert!(path.exists(), "{} is missing: `make test` builds the programs first", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: `make test` builds the programs first",
+        path.display()
+    );
     path
 }
 
 /// The checkout's folder.
 pub fn checkout() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is the folder above")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace is the folder above")
 }
 
 /// How a program ended.
@@ -65,7 +77,13 @@ impl Ended {
     /// # Panics
     /// When it did not.
     pub fn good(self) -> String {
-        assert!(self.status.success(), "ended with {}:\n{}{}", self.status, self.out, self.err);
+        assert!(
+            self.status.success(),
+            "ended with {}:\n{}{}",
+            self.status,
+            self.out,
+            self.err
+        );
         self.out
     }
 }
@@ -78,7 +96,9 @@ pub async fn run(command: &mut Command) -> Ended {
     command.stdin(Stdio::null()).kill_on_drop(true);
     let shown = format!("{:?}", command.as_std());
     let output = tokio::time::timeout(PATIENCE, command.output()).await;
-    let output = output.unwrap_or_else(|_| panic!("{shown} did not end")).unwrap_or_else(|e| panic!("{shown}: {e}"));
+    let output = output
+        .unwrap_or_else(|_| panic!("{shown} did not end"))
+        .unwrap_or_else(|e| panic!("{shown}: {e}"));
     Ended {
         status: output.status,
         out: String::from_utf8_lossy(&output.stdout).into(),
@@ -88,7 +108,11 @@ pub async fn run(command: &mut Command) -> Ended {
 
 /// `kurator …` with this kubeconfig.
 pub async fn kurator(kubeconfig: &Path, arguments: &[&str]) -> Ended {
-    run(Command::new(program("kurator")).arg("--kubeconfig").arg(kubeconfig).args(arguments)).await
+    run(Command::new(program("kurator"))
+        .arg("--kubeconfig")
+        .arg(kubeconfig)
+        .args(arguments))
+    .await
 }
 
 /// Waits until `look` gives something.
@@ -116,7 +140,11 @@ pub(crate) fn keep_log(child: &mut Child, path: PathBuf) {
     use std::io::Write;
     let stderr = child.stderr.take().expect("standard error is piped");
     drop(tokio::spawn(async move {
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).expect("the log can be written");
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .expect("the log can be written");
         let mut lines = BufReader::new(stderr).lines();
         while let Ok(Some(line)) = lines.next_line().await {
             if writeln!(file, "{line}").is_err() {
@@ -124,4 +152,41 @@ pub(crate) fn keep_log(child: &mut Child, path: PathBuf) {
             }
         }
     }));
+}
+
+/// Copies a folder with everything in it.
+///
+/// # Panics
+/// When something cannot be copied.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("the folder can be made");
+    for entry in std::fs::read_dir(from).expect("the folder can be read") {
+        let entry = entry.expect("the entry can be read");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("the file can be copied");
+        }
+    }
+}
+
+/// The environment that makes a program believe it is that time (libfaketime, a Debian package).
+///
+/// # Panics
+/// When the library is not installed.
+pub fn clock_at(time: &str) -> Vec<(String, String)> {
+    let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let library = PathBuf::from(format!("/usr/lib/{triple}/faketime/libfaketime.so.1"));
+    assert!(
+        library.exists(),
+        "{} is missing: tests/setup.sh installs the package libfaketime",
+        library.display()
+    );
+    vec![
+        ("LD_PRELOAD".to_owned(), library.display().to_string()),
+        ("FAKETIME".to_owned(), format!("@{time}")),
+        // Only the wall clock lies; timers must go on as they are.
+        ("FAKETIME_DONT_FAKE_MONOTONIC".to_owned(), "1".to_owned()),
+    ]
 }

@@ -13,8 +13,17 @@ use crate::{Ended, PATIENCE, run};
 
 /// `kubectl --kubeconfig … arguments`.
 pub async fn kubectl(kubeconfig: &Path, arguments: &[&str]) -> Ended {
-    let cache = kubeconfig.parent().expect("a kubeconfig stands in a folder").join("kubectl-cache");
-    run(Command::new("kubectl").arg("--kubeconfig").arg(kubeconfig).arg("--cache-dir").arg(cache).args(arguments)).await
+    let cache = kubeconfig
+        .parent()
+        .expect("a kubeconfig stands in a folder")
+        .join("kubectl-cache");
+    run(Command::new("kubectl")
+        .arg("--kubeconfig")
+        .arg(kubeconfig)
+        .arg("--cache-dir")
+        .arg(cache)
+        .args(arguments))
+    .await
 }
 
 /// The same with a document on standard input.
@@ -22,7 +31,10 @@ pub async fn kubectl(kubeconfig: &Path, arguments: &[&str]) -> Ended {
 /// # Panics
 /// When kubectl cannot be started or does not end.
 pub async fn kubectl_with_input(kubeconfig: &Path, arguments: &[&str], input: &str) -> Ended {
-    let cache = kubeconfig.parent().expect("a kubeconfig stands in a folder").join("kubectl-cache");
+    let cache = kubeconfig
+        .parent()
+        .expect("a kubeconfig stands in a folder")
+        .join("kubectl-cache");
     let mut child = Command::new("kubectl")
         .arg("--kubeconfig")
         .arg(kubeconfig)
@@ -38,7 +50,10 @@ pub async fn kubectl_with_input(kubeconfig: &Path, arguments: &[&str], input: &s
     let mut stdin = child.stdin.take().expect("standard input is piped");
     stdin.write_all(input.as_bytes()).await.expect("kubectl reads");
     drop(stdin);
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("kubectl ends").expect("kubectl runs");
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output())
+        .await
+        .expect("kubectl ends")
+        .expect("kubectl runs");
     Ended {
         status: output.status,
         out: String::from_utf8_lossy(&output.stdout).into(),
@@ -71,7 +86,21 @@ impl Subscriber {
     pub async fn start(address: &str, filter: &str, extra: &[&str]) -> Self {
         let (host, port) = host_and_port(address);
         let mut child = Command::new("stdbuf")
-            .args(["-oL", "mosquitto_sub", "-h", host, "-p", port, "-q", "1", "-t", filter, "-F", "%t %p", "-d"])
+            .args([
+                "-oL",
+                "mosquitto_sub",
+                "-h",
+                host,
+                "-p",
+                port,
+                "-q",
+                "1",
+                "-t",
+                filter,
+                "-F",
+                "%t %p",
+                "-d",
+            ])
             .args(extra)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -88,7 +117,7 @@ impl Subscriber {
             while let Ok(Some(line)) = lines.next_line().await {
                 if line.starts_with("Subscribed") || line.contains("received SUBACK") {
                     if let Some(tell) = confirmed.take() {
-                        drop(tell.send(()));
+                        tell.send(()).unwrap_or_default();
                     }
                     continue;
                 }
@@ -100,7 +129,10 @@ impl Subscriber {
                 }
             }
         }));
-        tokio::time::timeout(PATIENCE, confirmation).await.expect("the broker confirms").expect("mosquitto_sub lives");
+        tokio::time::timeout(PATIENCE, confirmation)
+            .await
+            .expect("the broker confirms")
+            .expect("mosquitto_sub lives");
         Self { messages, child }
     }
 
@@ -123,7 +155,9 @@ impl Subscriber {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, search).await.unwrap_or_else(|_| panic!("no message came: {what}"))
+        tokio::time::timeout(PATIENCE, search)
+            .await
+            .unwrap_or_else(|_| panic!("no message came: {what}"))
     }
 
     /// Whatever came within a moment; for showing that nothing did.
@@ -144,5 +178,36 @@ impl Subscriber {
     /// When the process cannot be waited for.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("it was running");
+    }
+}
+
+/// Publishes many messages over one connection, in order, each with QoS 1.
+///
+/// # Panics
+/// When mosquitto_pub cannot be started or does not end.
+pub async fn mosquitto_pub_lines(address: &str, topic: &str, payloads: &[String]) -> Ended {
+    let (host, port) = host_and_port(address);
+    let mut child = Command::new("mosquitto_pub")
+        .args(["-h", host, "-p", port, "-q", "1", "-t", topic, "-l"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("mosquitto_pub is installed");
+    let mut stdin = child.stdin.take().expect("standard input is piped");
+    stdin
+        .write_all((payloads.join("\n") + "\n").as_bytes())
+        .await
+        .expect("mosquitto_pub reads");
+    drop(stdin);
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output())
+        .await
+        .expect("it ends")
+        .expect("it runs");
+    Ended {
+        status: output.status,
+        out: String::from_utf8_lossy(&output.stdout).into(),
+        err: String::from_utf8_lossy(&output.stderr).into(),
     }
 }

@@ -42,13 +42,28 @@ struct Report(Vec<Line>);
 
 impl Report {
     fn ok(&mut self, name: &'static str, detail: impl Into<String>) {
-        self.0.push(Line { name, state: State::Ok, detail: detail.into(), fix: String::new() });
+        self.0.push(Line {
+            name,
+            state: State::Ok,
+            detail: detail.into(),
+            fix: String::new(),
+        });
     }
     fn warn(&mut self, name: &'static str, detail: impl Into<String>, fix: impl Into<String>) {
-        self.0.push(Line { name, state: State::Warn, detail: detail.into(), fix: fix.into() });
+        self.0.push(Line {
+            name,
+            state: State::Warn,
+            detail: detail.into(),
+            fix: fix.into(),
+        });
     }
     fn fail(&mut self, name: &'static str, detail: impl Into<String>, fix: impl Into<String>) {
-        self.0.push(Line { name, state: State::Fail, detail: detail.into(), fix: fix.into() });
+        self.0.push(Line {
+            name,
+            state: State::Fail,
+            detail: detail.into(),
+            fix: fix.into(),
+        });
     }
 }
 
@@ -86,7 +101,14 @@ fn configuration(report: &mut Report, folder: &Path) -> Value {
     let file = folder.join("edgecore.yaml");
     match daemon::config::load::<Value>(Some(&file), "EDGECORE", std::iter::empty()) {
         Ok(config) => {
-            report.ok("configuration", format!("{} (node {})", file.display(), config["nodeName"].as_str().unwrap_or("?")));
+            report.ok(
+                "configuration",
+                format!(
+                    "{} (node {})",
+                    file.display(),
+                    config["nodeName"].as_str().unwrap_or("?")
+                ),
+            );
             config
         }
         Err(e) => {
@@ -100,7 +122,11 @@ fn clock(report: &mut Report) {
     let now = daemon::clock::wall_ms();
     let shown = jiff::Timestamp::from_millisecond(i64::try_from(now).unwrap_or(0)).unwrap_or_default();
     if now < BUILT_AFTER_MS {
-        report.warn("clock", format!("{shown} is in the past"), "set the date or enable NTP; joining and twins work, log times are wrong");
+        report.warn(
+            "clock",
+            format!("{shown} is in the past"),
+            "set the date or enable NTP; joining and twins work, log times are wrong",
+        );
     } else {
         report.ok("clock", shown.to_string());
     }
@@ -108,12 +134,18 @@ fn clock(report: &mut Report) {
 
 fn identity(report: &mut Report, folder: &Path) {
     let pki = folder.join("pki");
-    match std::fs::read_to_string(pki.join("node.crt")).map_err(|e| e.to_string()).and_then(|pem| {
-        Cert::parse_pem(&pem).map_err(|e| e.to_string())
-    }) {
-        Err(e) => report.fail("identity", format!("{}: {e}", pki.join("node.crt").display()), "kurator join edge"),
+    match std::fs::read_to_string(pki.join("node.crt"))
+        .map_err(|e| e.to_string())
+        .and_then(|pem| Cert::parse_pem(&pem).map_err(|e| e.to_string()))
+    {
+        Err(e) => report.fail(
+            "identity",
+            format!("{}: {e}", pki.join("node.crt").display()),
+            "kurator join edge",
+        ),
         Ok(cert) => {
-            let left = i64::try_from(cert.not_after_ms / 1000).unwrap_or(i64::MAX) - i64::try_from(daemon::clock::wall_ms() / 1000).unwrap_or(0);
+            let left = i64::try_from(cert.not_after_ms / 1000).unwrap_or(i64::MAX)
+                - i64::try_from(daemon::clock::wall_ms() / 1000).unwrap_or(0);
             if left <= 0 {
                 report.fail("identity", "the certificate has expired", "join again with a new token");
             } else {
@@ -125,8 +157,14 @@ fn identity(report: &mut Report, folder: &Path) {
         let path = folder.join(name);
         match std::fs::metadata(&path).map(|m| m.permissions().mode() & 0o077) {
             Ok(0) => report.ok("permissions", format!("{name} is the owner's alone")),
-            Ok(_) => report.fail("permissions", format!("others can read {}", path.display()), format!("chmod 600 {}", path.display())),
-            Err(_) if name == "edge.kubeconfig" => report.warn("permissions", "no edge.kubeconfig yet", "start edgecore once"),
+            Ok(_) => report.fail(
+                "permissions",
+                format!("others can read {}", path.display()),
+                format!("chmod 600 {}", path.display()),
+            ),
+            Err(_) if name == "edge.kubeconfig" => {
+                report.warn("permissions", "no edge.kubeconfig yet", "start edgecore once")
+            }
             Err(e) => report.fail("permissions", format!("{}: {e}", path.display()), "kurator join edge"),
         }
     }
@@ -138,7 +176,11 @@ fn disk(report: &mut Report, data: &Path) {
         Ok(s) => {
             let free = s.f_bavail.saturating_mul(s.f_frsize);
             if free < MIN_FREE {
-                report.fail("disk space", format!("{} free at {}", output::bytes(free), existing.display()), "make room: reports are refused on a full disk");
+                report.fail(
+                    "disk space",
+                    format!("{} free at {}", output::bytes(free), existing.display()),
+                    "make room: reports are refused on a full disk",
+                );
             } else {
                 report.ok("disk space", format!("{} free", output::bytes(free)));
             }
@@ -146,9 +188,17 @@ fn disk(report: &mut Report, data: &Path) {
         Err(e) => report.warn("disk space", e.to_string(), ""),
     }
     match sync_time(existing) {
-        Ok(t) if t > SLOW_SYNC => report.warn("disk speed", format!("one durable write takes {t:?}"), "put dataDir on faster storage"),
+        Ok(t) if t > SLOW_SYNC => report.warn(
+            "disk speed",
+            format!("one durable write takes {t:?}"),
+            "put dataDir on faster storage",
+        ),
         Ok(t) => report.ok("disk speed", format!("one durable write takes {t:?}")),
-        Err(e) => report.warn("disk speed", format!("{}: {e}", existing.display()), "run as the agent's user"),
+        Err(e) => report.warn(
+            "disk speed",
+            format!("{}: {e}", existing.display()),
+            "run as the agent's user",
+        ),
     }
 }
 
@@ -174,16 +224,29 @@ fn memory(report: &mut Report) {
         .and_then(|l| l.split_whitespace().next())
         .and_then(|n| n.parse::<u64>().ok());
     match available {
-        Some(kb) if kb < MIN_MEMORY_KB => report.warn("memory", format!("{} available", output::bytes(kb * 1024)), "stop what is not needed"),
+        Some(kb) if kb < MIN_MEMORY_KB => report.warn(
+            "memory",
+            format!("{} available", output::bytes(kb * 1024)),
+            "stop what is not needed",
+        ),
         Some(kb) => report.ok("memory", format!("{} available", output::bytes(kb * 1024))),
         None => report.warn("memory", "/proc/meminfo does not say", ""),
     }
 }
 
 async fn hubs(report: &mut Report, config: &Value) {
-    let hubs: Vec<&str> = config["hubs"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let hubs: Vec<&str> = config["hubs"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     if hubs.is_empty() {
-        report.warn("hub", "none configured: this gateway is on its own", "kurator join edge");
+        report.warn(
+            "hub",
+            "none configured: this gateway is on its own",
+            "kurator join edge",
+        );
     }
     for hub in hubs {
         let lookup = tokio::time::timeout(CONNECT_DEADLINE, tokio::net::lookup_host(hub)).await;
@@ -194,31 +257,52 @@ async fn hubs(report: &mut Report, config: &Value) {
                 continue;
             }
             Err(_) => {
-                report.fail("hub name", format!("{hub}: no answer from DNS"), "check DNS, or use the hub's address");
+                report.fail(
+                    "hub name",
+                    format!("{hub}: no answer from DNS"),
+                    "check DNS, or use the hub's address",
+                );
                 continue;
             }
         };
         let Some(address) = addresses.first() else {
-            report.fail("hub name", format!("{hub} has no address"), "check DNS, or use the hub's address");
+            report.fail(
+                "hub name",
+                format!("{hub} has no address"),
+                "check DNS, or use the hub's address",
+            );
             continue;
         };
         match tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
             Ok(Ok(_)) => report.ok("hub tcp", format!("{address} answers")),
-            Ok(Err(e)) => report.fail("hub tcp", format!("{address}: {e}"), "is the hub up? open this TCP port in the firewall"),
-            Err(_) => report.fail("hub tcp", format!("{address}: no answer"), "open this TCP port in the firewall"),
+            Ok(Err(e)) => report.fail(
+                "hub tcp",
+                format!("{address}: {e}"),
+                "is the hub up? open this TCP port in the firewall",
+            ),
+            Err(_) => report.fail(
+                "hub tcp",
+                format!("{address}: no answer"),
+                "open this TCP port in the firewall",
+            ),
         }
     }
 }
 
 /// Asks the running agent for itself and for its link.
 async fn agent(report: &mut Report, data: &Path) {
-    let run: Option<Value> =
-        std::fs::read_to_string(data.join("edge.json")).ok().and_then(|t| serde_json::from_str(&t).ok());
+    let run: Option<Value> = std::fs::read_to_string(data.join("edge.json"))
+        .ok()
+        .and_then(|t| serde_json::from_str(&t).ok());
     let Some(run) = run else {
         report.warn("agent", "not running", "start edgecore");
         return;
     };
-    let health = run["health"].as_str().unwrap_or_default().trim_start_matches("http://").to_owned();
+    let health = run["health"]
+        .as_str()
+        .unwrap_or_default()
+        .trim_start_matches("http://")
+        .to_owned();
     match ask(&health, "/readyz").await {
         Ok((200, _)) => report.ok("agent", "running and ready"),
         Ok((_, body)) => report.warn("agent", format!("running, {}", body.trim()), "see its log"),
@@ -228,7 +312,11 @@ async fn agent(report: &mut Report, data: &Path) {
         let connected = metrics.lines().find(|l| l.starts_with("edgecore_link_connected"));
         match connected {
             Some(line) if line.trim_end().ends_with(" 1") => report.ok("link", line.to_owned()),
-            Some(line) => report.warn("link", line.to_owned(), "the gateway works alone meanwhile; see `hub` above"),
+            Some(line) => report.warn(
+                "link",
+                line.to_owned(),
+                "the gateway works alone meanwhile; see `hub` above",
+            ),
             None => {}
         }
     }
@@ -246,7 +334,9 @@ async fn ask(address: &str, path: &str) -> std::io::Result<(u16, String)> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())
+            .await?;
         let mut text = Vec::new();
         (&mut stream).take(1024 * 1024).read_to_end(&mut text).await?;
         let text = String::from_utf8_lossy(&text).into_owned();
@@ -254,19 +344,33 @@ async fn ask(address: &str, path: &str) -> std::io::Result<(u16, String)> {
         let body = text.split_once("\r\n\r\n").map_or("", |(_, b)| b).to_owned();
         Ok((status, body))
     };
-    tokio::time::timeout(CONNECT_DEADLINE, exchange).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+    tokio::time::timeout(CONNECT_DEADLINE, exchange)
+        .await
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
 
 fn workloads(report: &mut Report) {
-    let sockets = ["/run/containerd/containerd.sock", "/run/crio/crio.sock", "/var/run/crio/crio.sock"];
+    let sockets = [
+        "/run/containerd/containerd.sock",
+        "/run/crio/crio.sock",
+        "/var/run/crio/crio.sock",
+    ];
     match sockets.iter().find(|s| Path::new(s).exists()) {
         Some(socket) => report.ok("containers", *socket),
-        None => report.warn("containers", "no runtime found: devices work, workloads do not", "install containerd"),
+        None => report.warn(
+            "containers",
+            "no runtime found: devices work, workloads do not",
+            "install containerd",
+        ),
     }
     let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     report.ok("cgroups", if v2 { "v2" } else { "v1" });
     if Path::new("/etc/kubeedge/config/edgecore.yaml").exists() {
-        report.warn("kubeedge", "a KubeEdge installation is here", "stop and disable it: both want the MQTT and API ports");
+        report.warn(
+            "kubeedge",
+            "a KubeEdge installation is here",
+            "stop and disable it: both want the MQTT and API ports",
+        );
     }
 }
 
@@ -277,11 +381,18 @@ mod tests {
     #[tokio::test]
     async fn a_machine_that_never_joined_fails_with_the_fix() {
         let dir = tempfile::tempdir().unwrap();
-        let failure = run(CheckArgs { config_dir: dir.path().to_owned() }).await.unwrap_err();
+        let failure = run(CheckArgs {
+            config_dir: dir.path().to_owned(),
+        })
+        .await
+        .unwrap_err();
         assert_eq!(failure.code, FAILED);
         let mut report = Report::default();
         assert!(configuration(&mut report, dir.path()).is_null());
-        assert_eq!((report.0[0].state, report.0[0].fix.as_str()), (State::Fail, "kurator join edge writes it"));
+        assert_eq!(
+            (report.0[0].state, report.0[0].fix.as_str()),
+            (State::Fail, "kurator join edge writes it")
+        );
     }
 
     #[test]
@@ -293,7 +404,12 @@ mod tests {
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
         let mut report = Report::default();
         identity(&mut report, dir.path());
-        assert!(report.0.iter().any(|l| l.state == State::Fail && l.fix.starts_with("chmod 600")));
+        assert!(
+            report
+                .0
+                .iter()
+                .any(|l| l.state == State::Fail && l.fix.starts_with("chmod 600"))
+        );
     }
 
     #[test]

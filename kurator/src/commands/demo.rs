@@ -39,7 +39,7 @@ pub(crate) async fn run(arguments: DemoArgs) -> Result<(), Failure> {
     tokio::pin!(stop);
     let outcome = tokio::select! {
         biased;
-        _ = &mut stop => Ok(()),
+        _ = &mut stop => Ok::<(), Failure>(()),
         outcome = async {
             stage.play().await?;
             if !arguments.once {
@@ -88,7 +88,9 @@ impl Stage {
                     .hint("in a checkout, `make demo` builds all three programs"));
             }
         }
-        let relay = Relay::start().await.map_err(|e| Failure::new(FAILED, format!("no free port: {e}")))?;
+        let relay = Relay::start()
+            .await
+            .map_err(|e| Failure::new(FAILED, format!("no free port: {e}")))?;
         Ok(Self {
             folder: folder.to_owned(),
             programs,
@@ -132,28 +134,51 @@ impl Stage {
         let started = daemon::clock::now();
         let relay = self.relay.address().to_string();
         let child = self.program("cloudhub", "hub.log", |c| {
-            c.arg("--data-dir").arg(&data).args(["--listen", "127.0.0.1:0", "--api", "127.0.0.1:0", "--health", "127.0.0.1:0"]);
+            c.arg("--data-dir").arg(&data).args([
+                "--listen",
+                "127.0.0.1:0",
+                "--api",
+                "127.0.0.1:0",
+                "--health",
+                "127.0.0.1:0",
+            ]);
             c.args(["--advertise", &relay]);
         })?;
         self.hub = Some(child);
         let run = self.run_file(&data.join("hub.json"), "hub.log").await?;
         let listen = run["listen"].as_str().and_then(|a| a.parse().ok());
-        self.relay.lead_to(listen.ok_or_else(|| Failure::new(FAILED, "the hub did not say where it listens"))?);
+        self.relay
+            .lead_to(listen.ok_or_else(|| Failure::new(FAILED, "the hub did not say where it listens"))?);
         self.addresses.hub_api = run["api"].as_str().unwrap_or_default().to_owned();
         self.cloud = Some(Api::open(&data.join("admin.kubeconfig"), None).await?);
-        self.tell(&format!("A hub is up after {} ms: its Kubernetes API is {}.", ms(started), self.addresses.hub_api));
+        self.tell(&format!(
+            "A hub is up after {} ms: its Kubernetes API is {}.",
+            ms(started),
+            self.addresses.hub_api
+        ));
         Ok(())
     }
 
     async fn join(&mut self) -> Result<(), Failure> {
         let started = daemon::clock::now();
-        let made = self.cloud().json(Method::POST, "/kurator/v1/tokens", Some(&json!({"node": NODE, "ttlSeconds": 900, "uses": 1}))).await?;
+        let made = self
+            .cloud()
+            .json(
+                Method::POST,
+                "/kurator/v1/tokens",
+                Some(&json!({"node": NODE, "ttlSeconds": 900, "uses": 1})),
+            )
+            .await?;
         let token = self.folder.join("token");
         write_secret(&token, made["token"].as_str().unwrap_or_default())?;
         let status = self
             .command("kurator", "join.log", |c| {
-                c.args(["join", "edge", "--no-service", "--node-name", NODE, "--token-file"]).arg(&token);
-                c.arg("--config-dir").arg(self.folder.join("etc")).arg("--data-dir").arg(self.folder.join("edge"));
+                c.args(["join", "edge", "--no-service", "--node-name", NODE, "--token-file"])
+                    .arg(&token);
+                c.arg("--config-dir")
+                    .arg(self.folder.join("etc"))
+                    .arg("--data-dir")
+                    .arg(self.folder.join("edge"));
             })?
             .status()
             .await
@@ -161,7 +186,10 @@ impl Stage {
         if !status.success() {
             return Err(self.log_tail("join.log", "the join failed"));
         }
-        self.tell(&format!("Gateway {NODE} joined with a one-use token in {} ms; its key never left it.", ms(started)));
+        self.tell(&format!(
+            "Gateway {NODE} joined with a one-use token in {} ms; its key never left it.",
+            ms(started)
+        ));
         Ok(())
     }
 
@@ -181,7 +209,11 @@ impl Stage {
         self.gateway = Some(Api::open(&config.join("edge.kubeconfig"), None).await?);
         self.until("the gateway to be connected", "edge.log", async |s: &Self| {
             let list = s.cloud().get("/kurator/v1/nodes").await?;
-            Ok(list["items"].as_array().into_iter().flatten().any(|n| n["name"] == NODE && n["connected"] == true))
+            Ok(list["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|n| n["name"] == NODE && n["connected"] == true))
         })
         .await?;
         self.tell(&format!(
@@ -199,7 +231,10 @@ impl Stage {
         self.cloud().json(Method::POST, MODELS, Some(&model)).await?;
         self.cloud().json(Method::POST, DEVICES, Some(&device)).await?;
         self.until("the device to reach the gateway", "edge.log", async |s: &Self| {
-            Ok(s.gateway().try_json(Method::GET, &format!("{DEVICES}/{DEVICE}"), None).await?.is_ok())
+            Ok(s.gateway()
+                .try_json(Method::GET, &format!("{DEVICES}/{DEVICE}"), None)
+                .await?
+                .is_ok())
         })
         .await?;
         self.tell("A press is described in the cloud (a DeviceModel and a Device); the gateway has it.");
@@ -209,16 +244,23 @@ impl Stage {
     async fn start_press(&mut self) -> Result<(), Failure> {
         self.press = Some(press::Press::start(&self.addresses.mqtt)?);
         let seen = self.reported_in_cloud("temperature", |_| true).await?;
-        self.tell(&format!("The press speaks MQTT to the gateway; the cloud sees its temperature: {seen} °C."));
+        self.tell(&format!(
+            "The press speaks MQTT to the gateway; the cloud sees its temperature: {seen} °C."
+        ));
         Ok(())
     }
 
     async fn edit_from_the_cloud(&mut self) -> Result<(), Failure> {
         let started = daemon::clock::now();
-        set_desired(self.cloud(), "setpoint", "80").await?;
-        self.reported_in_cloud("setpoint", |v| number(v) == Some(80.0)).await?;
-        self.tell(&format!("Setpoint edited in the cloud to 80 °C: the press took it and said so, back in the cloud after {} ms.", ms(started)));
-        let hot = self.reported_in_cloud("temperature", |v| number(v).is_some_and(|t| t > 60.0)).await?;
+        set_desired(self.cloud(), "setpoint", "120").await?;
+        self.reported_in_cloud("setpoint", |v| number(v) == Some(120.0)).await?;
+        self.tell(&format!(
+            "Setpoint edited in the cloud to 120 °C: the press took it and said so, back in the cloud after {} ms.",
+            ms(started)
+        ));
+        let hot = self
+            .reported_in_cloud("temperature", |v| number(v).is_some_and(|t| t > 100.0))
+            .await?;
         self.tell(&format!("It heats up: {hot} °C."));
         Ok(())
     }
@@ -232,7 +274,10 @@ impl Stage {
             Ok(twin(s.gateway(), "enabled").await?.is_some_and(|v| v == "false"))
         })
         .await?;
-        let (cloud, gateway) = (desired(self.cloud(), "enabled").await?, desired(self.gateway(), "setpoint").await?);
+        let (cloud, gateway) = (
+            desired(self.cloud(), "enabled").await?,
+            desired(self.gateway(), "setpoint").await?,
+        );
         self.tell(&format!(
             "Meanwhile the cloud wants setpoint 65, and at the gateway the press was switched off, which it obeyed at once. The cloud still has enabled={}, the gateway setpoint={}.",
             cloud.unwrap_or_else(|| "unset".to_owned()),
@@ -246,14 +291,21 @@ impl Stage {
         self.relay.set(Weather::FAIR);
         self.until("both sides to agree", "edge.log", async |s: &Self| {
             for property in ["setpoint", "enabled"] {
-                let (a, b) = (desired(s.cloud(), property).await?, desired(s.gateway(), property).await?);
+                let (a, b) = (
+                    desired(s.cloud(), property).await?,
+                    desired(s.gateway(), property).await?,
+                );
                 let (c, d) = (twin(s.cloud(), property).await?, twin(s.gateway(), property).await?);
                 if a.is_none() || a != b || c.is_none() || c != d {
                     return Ok(false);
                 }
             }
             let list = s.cloud().get("/kurator/v1/nodes").await?;
-            Ok(list["items"].as_array().into_iter().flatten().any(|n| n["name"] == NODE && n["inSync"] == true)
+            Ok(list["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|n| n["name"] == NODE && n["inSync"] == true)
                 && desired(s.gateway(), "setpoint").await?.as_deref() == Some("65")
                 && twin(s.cloud(), "enabled").await?.as_deref() == Some("false"))
         })
@@ -269,12 +321,23 @@ impl Stage {
         let (host, port) = self.addresses.mqtt.rsplit_once(':').unwrap_or(("127.0.0.1", "1883"));
         say::line("\nTry it by hand, in another terminal:\n");
         say::line(&format!("  export KUBECONFIG={}", hub.display()));
-        say::line(&format!("  kubectl get devices,devicestatuses,edgenodes\n  kubectl edit device {DEVICE}"));
+        say::line(&format!(
+            "  kubectl get devices,devicestatuses,edgenodes\n  kubectl edit device {DEVICE}"
+        ));
         say::line(&format!("  {} get nodes -o wide", kurator.display()));
-        say::line(&format!("  {} twin set {DEVICE} setpoint=120 enabled=true --wait 10s", kurator.display()));
+        say::line(&format!(
+            "  {} twin set {DEVICE} setpoint=90 enabled=true --wait 10s",
+            kurator.display()
+        ));
         say::line(&format!("  {} twin watch {DEVICE}", kurator.display()));
-        say::line(&format!("  kubectl --server {}/clusters/{NODE} get devices,nodes", self.addresses.hub_api));
-        say::line(&format!("  kubectl --kubeconfig {} get devices        # the gateway itself, hub or no hub", edge.display()));
+        say::line(&format!(
+            "  kubectl --server {}/clusters/{NODE} get devices,nodes",
+            self.addresses.hub_api
+        ));
+        say::line(&format!(
+            "  kubectl --kubeconfig {} get devices        # the gateway itself, hub or no hub",
+            edge.display()
+        ));
         say::line(&format!("  mosquitto_sub -h {host} -p {port} -v -t '$hw/#'"));
         say::line("\nCtrl-C ends it and removes everything.");
     }
@@ -287,23 +350,37 @@ impl Stage {
     }
 
     fn command(&self, name: &str, log: &str, fill: impl FnOnce(&mut Command)) -> Result<Command, Failure> {
-        let open = || std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join(log));
+        let open = || {
+            std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(self.folder.join(log))
+        };
         let failed = |e: std::io::Error| Failure::new(FAILED, format!("cannot run {name}: {e}"));
         let mut command = Command::new(self.programs.join(name));
-        command.stdin(Stdio::null()).stdout(open().map_err(failed)?).stderr(open().map_err(failed)?).kill_on_drop(true);
+        command
+            .stdin(Stdio::null())
+            .stdout(open().map_err(failed)?)
+            .stderr(open().map_err(failed)?)
+            .kill_on_drop(true);
         fill(&mut command);
         Ok(command)
     }
 
     fn program(&self, name: &str, log: &str, fill: impl FnOnce(&mut Command)) -> Result<Child, Failure> {
-        self.command(name, log, fill)?.spawn().map_err(|e| Failure::new(FAILED, format!("cannot run {name}: {e}")))
+        self.command(name, log, fill)?
+            .spawn()
+            .map_err(|e| Failure::new(FAILED, format!("cannot run {name}: {e}")))
     }
 
     /// Waits for the file in which a daemon says where it listens.
     async fn run_file(&self, path: &Path, log: &str) -> Result<Value, Failure> {
         let deadline = daemon::clock::now() + STEP_DEADLINE;
         loop {
-            if let Some(value) = std::fs::read_to_string(path).ok().and_then(|t| serde_json::from_str(&t).ok()) {
+            if let Some(value) = std::fs::read_to_string(path)
+                .ok()
+                .and_then(|t| serde_json::from_str(&t).ok())
+            {
                 return Ok(value);
             }
             if daemon::clock::now() > deadline {
@@ -332,7 +409,9 @@ impl Stage {
     async fn reported_in_cloud(&self, property: &str, good: impl Fn(&str) -> bool) -> Result<String, Failure> {
         let mut seen = String::new();
         self.until(&format!("{property} to be reported"), "edge.log", async |s: &Self| {
-            let Some(value) = twin(s.cloud(), property).await?.filter(|v| good(v)) else { return Ok(false) };
+            let Some(value) = twin(s.cloud(), property).await?.filter(|v| good(v)) else {
+                return Ok(false);
+            };
             seen = value;
             Ok(true)
         })
@@ -353,11 +432,18 @@ impl Stage {
 
 /// SIGTERM, a few seconds, then SIGKILL.
 async fn stop(mut child: Child) {
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+    let pid = child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid {
-        drop(rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+        // An error says that it has ended already.
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap_or_default();
     }
-    if tokio::time::timeout(Duration::from_secs(5), child.wait()).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(5), child.wait())
+        .await
+        .is_err()
+    {
         drop(child.kill().await);
     }
 }
@@ -384,7 +470,9 @@ fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
 
 /// The reported value of a property, as this API has it.
 async fn twin(api: &Api, property: &str) -> Result<Option<String>, Failure> {
-    let Ok(status) = api.try_json(Method::GET, &format!("{STATUSES}/{DEVICE}"), None).await? else { return Ok(None) };
+    let Ok(status) = api.try_json(Method::GET, &format!("{STATUSES}/{DEVICE}"), None).await? else {
+        return Ok(None);
+    };
     let twins = status["status"]["twins"].as_array().cloned().unwrap_or_default();
     let found = twins.iter().find(|t| t["propertyName"] == property);
     Ok(found.and_then(|t| t["reported"]["value"].as_str()).map(str::to_owned))

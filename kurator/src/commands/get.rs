@@ -38,7 +38,11 @@ impl Resource {
     }
 
     fn full(&self) -> String {
-        if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() {
+            self.plural.clone()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 }
 
@@ -51,10 +55,13 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let api = Api::find(global).await?;
     let columns_wanted = matches!(global.output, Output::Table | Output::Wide);
-    if columns_wanted && matches!(what, "nodes" | "node" | "no") && selector.is_none() && global.gateway.is_none() {
-        if let Ok(list) = api.try_json(Method::GET, "/kurator/v1/nodes", None).await? {
-            return gateways(&list, name, global.output == Output::Wide);
-        }
+    if columns_wanted
+        && matches!(what, "nodes" | "node" | "no")
+        && selector.is_none()
+        && global.gateway.is_none()
+        && let Ok(list) = api.try_json(Method::GET, "/kurator/v1/nodes", None).await?
+    {
+        return gateways(&list, name, global.output == Output::Wide);
     }
     let resource = find(&api, what).await?;
     let namespace = (!all_namespaces).then_some(global.namespace.as_str());
@@ -67,20 +74,34 @@ pub(crate) async fn run(
         }));
     }
     let accept = if columns_wanted { TABLE } else { "application/json" };
-    let data = api.call(Method::GET, &path, &[("accept", accept)], None).await?.map_err(Failure::from)?;
+    let data = api
+        .call(Method::GET, &path, &[("accept", accept)], None)
+        .await?
+        .map_err(Failure::from)?;
     let value: Value =
         serde_json::from_slice(&data).map_err(|e| Failure::new(FAILED, format!("the answer is not JSON: {e}")))?;
     match global.output {
         Output::Json => say::text(&output::json(&value)),
         Output::Yaml => say::text(&output::yaml(&value)?),
         Output::Name => {
-            let items = value["items"].as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+            let items = value["items"]
+                .as_array()
+                .cloned()
+                .unwrap_or_else(|| vec![value.clone()]);
             for item in &items {
-                say::line(&format!("{}/{}", resource.full(), item["metadata"]["name"].as_str().unwrap_or_default()));
+                say::line(&format!(
+                    "{}/{}",
+                    resource.full(),
+                    item["metadata"]["name"].as_str().unwrap_or_default()
+                ));
             }
         }
         Output::Table | Output::Wide => {
-            let text = table(&value, global.output == Output::Wide, all_namespaces && resource.namespaced);
+            let text = table(
+                &value,
+                global.output == Output::Wide,
+                all_namespaces && resource.namespaced,
+            );
             if text.is_empty() {
                 say::remark(&format!("No {} found.", resource.full()));
             }
@@ -93,14 +114,18 @@ pub(crate) async fn run(
 /// Finds the resource by plural, singular, short name or kind, optionally `.group`.
 async fn find(api: &Api, what: &str) -> Result<Resource, Failure> {
     for root in ["/api", "/apis"] {
-        let data = api.call(Method::GET, root, &[("accept", AGGREGATED)], None).await?.map_err(Failure::from)?;
-        let list: Value = serde_json::from_slice(&data)
-            .map_err(|e| Failure::new(FAILED, format!("discovery is not JSON: {e}")))?;
+        let data = api
+            .call(Method::GET, root, &[("accept", AGGREGATED)], None)
+            .await?
+            .map_err(Failure::from)?;
+        let list: Value =
+            serde_json::from_slice(&data).map_err(|e| Failure::new(FAILED, format!("discovery is not JSON: {e}")))?;
         if let Some(found) = search(&list, what) {
             return Ok(found);
         }
     }
-    Err(Failure::new(BAD_INPUT, format!("the server knows no kind {what:?}")).hint("kubectl api-resources lists what it knows"))
+    Err(Failure::new(BAD_INPUT, format!("the server knows no kind {what:?}"))
+        .hint("kubectl api-resources lists what it knows"))
 }
 
 fn search(discovery: &Value, what: &str) -> Option<Resource> {
@@ -114,7 +139,9 @@ fn search(discovery: &Value, what: &str) -> Option<Resource> {
         for version in group["versions"].as_array().into_iter().flatten() {
             for resource in version["resources"].as_array().into_iter().flatten() {
                 let is = |v: &Value| v.as_str().is_some_and(|s| s.to_lowercase() == wanted);
-                let short = resource["shortNames"].as_array().is_some_and(|names| names.iter().any(is));
+                let short = resource["shortNames"]
+                    .as_array()
+                    .is_some_and(|names| names.iter().any(is));
                 if short
                     || is(&resource["resource"])
                     || is(&resource["singularResource"])
@@ -141,10 +168,13 @@ fn table(value: &Value, wide: bool, with_namespace: bool) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let shown: Vec<usize> =
-        (0..definitions.len()).filter(|&i| wide || definitions[i]["priority"].as_i64().unwrap_or(0) == 0).collect();
-    let mut head: Vec<String> =
-        shown.iter().map(|&i| definitions[i]["name"].as_str().unwrap_or_default().to_uppercase()).collect();
+    let shown: Vec<usize> = (0..definitions.len())
+        .filter(|&i| wide || definitions[i]["priority"].as_i64().unwrap_or(0) == 0)
+        .collect();
+    let mut head: Vec<String> = shown
+        .iter()
+        .map(|&i| definitions[i]["name"].as_str().unwrap_or_default().to_uppercase())
+        .collect();
     let mut body: Vec<Vec<String>> = Vec::with_capacity(rows.len());
     for row in rows {
         let mut cells: Vec<String> = shown
@@ -156,7 +186,13 @@ fn table(value: &Value, wide: bool, with_namespace: bool) -> String {
             })
             .collect();
         if with_namespace {
-            cells.insert(0, row["object"]["metadata"]["namespace"].as_str().unwrap_or_default().to_owned());
+            cells.insert(
+                0,
+                row["object"]["metadata"]["namespace"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
+            );
         }
         body.push(cells);
     }
@@ -190,9 +226,14 @@ fn gateways(list: &Value, name: Option<&str>, wide: bool) -> Result<(), Failure>
             text(&node["name"]),
             if connected { "Ready" } else { "NotReady" }.to_owned(),
             text(&node["link"]),
-            node["inSync"].as_bool().map_or("-", |b| if b { "yes" } else { "no" }).to_owned(),
+            node["inSync"]
+                .as_bool()
+                .map_or("-", |b| if b { "yes" } else { "no" })
+                .to_owned(),
             text(&node["version"]),
-            node["lastSeen"].as_str().map_or_else(|| "never".to_owned(), |t| output::age(t, now)),
+            node["lastSeen"]
+                .as_str()
+                .map_or_else(|| "never".to_owned(), |t| output::age(t, now)),
         ];
         if wide {
             row.push(digest(&node["desired"]));
@@ -213,10 +254,17 @@ fn gateways(list: &Value, name: Option<&str>, wide: bool) -> Result<(), Failure>
 
 /// `12 objects, 5f3a…` and what the other end says when it differs.
 fn digest(set: &Value) -> String {
-    let short = |v: &Value| v.as_str().map_or_else(|| "-".to_owned(), |d| d.chars().take(8).collect());
+    let short = |v: &Value| {
+        v.as_str()
+            .map_or_else(|| "-".to_owned(), |d| d.chars().take(8).collect())
+    };
     let (hub, gateway) = (short(&set["digest"]), short(&set["peerDigest"]));
     let count = set["entries"].as_u64().unwrap_or(0);
-    if gateway == "-" || gateway == hub { format!("{count}:{hub}") } else { format!("{count}:{hub}≠{gateway}") }
+    if gateway == "-" || gateway == hub {
+        format!("{count}:{hub}")
+    } else {
+        format!("{count}:{hub}≠{gateway}")
+    }
 }
 
 #[cfg(test)]
@@ -232,7 +280,10 @@ mod tests {
             {"metadata": {"name": "devices.kubeedge.io"}, "versions": [{"version": "v1beta1", "resources": [
                 {"resource": "devices", "singularResource": "device", "scope": "Namespaced", "responseKind": {"kind": "Device"}}]}]}]});
         for name in ["cm", "configmap", "ConfigMap", "configmaps"] {
-            assert_eq!(search(&discovery, name).unwrap().path(Some("x"), None), "/api/v1/namespaces/x/configmaps");
+            assert_eq!(
+                search(&discovery, name).unwrap().path(Some("x"), None),
+                "/api/v1/namespaces/x/configmaps"
+            );
         }
         let device = search(&discovery, "devices.devices.kubeedge.io").unwrap();
         assert_eq!(device.path(None, None), "/apis/devices.kubeedge.io/v1beta1/devices");
@@ -244,6 +295,9 @@ mod tests {
         let t = json!({"columnDefinitions": [{"name": "Name"}, {"name": "Link", "priority": 1}],
             "rows": [{"cells": ["a", "quic"], "object": {"metadata": {"namespace": "d"}}}]});
         assert_eq!(table(&t, false, false), "NAME\na\n");
-        assert_eq!(table(&t, true, true), "NAMESPACE   NAME   LINK\nd           a      quic\n");
+        assert_eq!(
+            table(&t, true, true),
+            "NAMESPACE   NAME   LINK\nd           a      quic\n"
+        );
     }
 }

@@ -9,9 +9,18 @@ use crate::say;
 
 /// What a join and a running agent leave behind; nothing else in these folders is touched.
 fn belongings(config: &Path, data: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> =
-        ["edgecore.yaml", "edge.kubeconfig", "pki"].iter().map(|name| config.join(name)).collect();
-    for name in ["edgecore.db", "edgecore.db-wal", "edgecore.db-shm", "edgecore.db.lock", "edge.json", "snapshots"] {
+    let mut found: Vec<PathBuf> = ["edgecore.yaml", "edge.kubeconfig", "pki"]
+        .iter()
+        .map(|name| config.join(name))
+        .collect();
+    for name in [
+        "edgecore.db",
+        "edgecore.db-wal",
+        "edgecore.db-shm",
+        "edgecore.db.lock",
+        "edge.json",
+        "snapshots",
+    ] {
         found.push(data.join(name));
     }
     found.retain(|p| p.symlink_metadata().is_ok());
@@ -35,7 +44,11 @@ pub(crate) fn run(arguments: &ResetArgs) -> Result<(), Failure> {
     }
     for path in &found {
         let is_folder = path.symlink_metadata().is_ok_and(|m| m.is_dir());
-        let removed = if is_folder { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        let removed = if is_folder {
+            std::fs::remove_dir_all(path)
+        } else {
+            std::fs::remove_file(path)
+        };
         removed.map_err(|e| Failure::new(FAILED, format!("cannot remove {}: {e}", path.display())))?;
         say::line(&format!("removed {}", path.display()));
     }
@@ -60,10 +73,18 @@ mod tests {
         let (config, data) = (dir.path().join("c"), dir.path().join("d"));
         std::fs::create_dir_all(config.join("pki")).unwrap();
         std::fs::create_dir_all(&data).unwrap();
-        for file in [config.join("edgecore.yaml"), config.join("mine.txt"), data.join("edgecore.db")] {
+        for file in [
+            config.join("edgecore.yaml"),
+            config.join("mine.txt"),
+            data.join("edgecore.db"),
+        ] {
             std::fs::write(file, "x").unwrap();
         }
-        let mut arguments = ResetArgs { config_dir: config.clone(), data_dir: data.clone(), yes: false };
+        let mut arguments = ResetArgs {
+            config_dir: config.clone(),
+            data_dir: data.clone(),
+            yes: false,
+        };
         assert_eq!(run(&arguments).unwrap_err().code, USAGE);
         assert!(data.join("edgecore.db").exists());
         arguments.yes = true;

@@ -5,7 +5,6 @@ use std::time::Duration;
 use daemon::exit::{BAD_INPUT, FAILED, Failure};
 use futures_util::StreamExt;
 use http::{Method, StatusCode};
-use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
 
 use crate::cli::{Global, Output, TwinAction};
@@ -32,7 +31,9 @@ struct Row {
 impl Row {
     /// Whether the device still has to follow.
     fn differs(&self) -> bool {
-        self.desired.as_deref().is_some_and(|d| !self.reported.as_deref().is_some_and(|r| same(d, r)))
+        self.desired
+            .as_deref()
+            .is_some_and(|d| !self.reported.as_deref().is_some_and(|r| same(d, r)))
     }
 }
 
@@ -44,14 +45,19 @@ fn same(desired: &str, reported: &str) -> bool {
 
 pub(crate) async fn run(global: &Global, action: TwinAction) -> Result<(), Failure> {
     let api = Api::find(global).await?;
-    let paths = Paths { namespace: global.namespace.clone() };
+    let paths = Paths {
+        namespace: global.namespace.clone(),
+    };
     match action {
         TwinAction::Get { device, property } => {
             let mut rows = read(&api, &paths, &device).await?;
             if let Some(property) = property {
                 rows.retain(|r| r.property == property);
                 if rows.is_empty() {
-                    return Err(Failure::new(BAD_INPUT, format!("device {device} has no property {property:?}")));
+                    return Err(Failure::new(
+                        BAD_INPUT,
+                        format!("device {device} has no property {property:?}"),
+                    ));
                 }
             }
             print(&rows, global.output)
@@ -76,7 +82,10 @@ struct Paths {
 
 impl Paths {
     fn list(&self, plural: &str) -> String {
-        format!("/apis/devices.kubeedge.io/v1beta1/namespaces/{}/{plural}", self.namespace)
+        format!(
+            "/apis/devices.kubeedge.io/v1beta1/namespaces/{}/{plural}",
+            self.namespace
+        )
     }
 
     fn object(&self, plural: &str, name: &str) -> String {
@@ -111,7 +120,10 @@ fn rows(device: &Value, status: Option<&Value>, model: Option<&Value>) -> Vec<Ro
     let mut rows: Vec<Row> = Vec::new();
     let mut row = |name: &str, fill: &mut dyn FnMut(&mut Row)| {
         let at = rows.iter().position(|r| r.property == name).unwrap_or_else(|| {
-            rows.push(Row { property: name.to_owned(), ..Row::default() });
+            rows.push(Row {
+                property: name.to_owned(),
+                ..Row::default()
+            });
             rows.len() - 1
         });
         fill(&mut rows[at]);
@@ -125,12 +137,16 @@ fn rows(device: &Value, status: Option<&Value>, model: Option<&Value>) -> Vec<Ro
         });
     }
     for property in list(&device["spec"]["properties"]) {
-        row(property["name"].as_str().unwrap_or_default(), &mut |r| r.desired = text(&property["desired"]["value"]));
+        row(property["name"].as_str().unwrap_or_default(), &mut |r| {
+            r.desired = text(&property["desired"]["value"])
+        });
     }
     for twin in list(&status.unwrap_or(&Value::Null)["status"]["twins"]) {
         row(twin["propertyName"].as_str().unwrap_or_default(), &mut |r| {
             r.reported = text(&twin["reported"]["value"]);
-            r.reported_at = twin["reported"]["metadata"]["timestamp"].as_str().and_then(|t| t.parse().ok());
+            r.reported_at = twin["reported"]["metadata"]["timestamp"]
+                .as_str()
+                .and_then(|t| t.parse().ok());
         });
     }
     rows
@@ -151,12 +167,25 @@ fn print(rows: &[Row], form: Output) -> Result<(), Failure> {
                 .iter()
                 .map(|r| {
                     let shown = |v: &Option<String>| v.clone().unwrap_or_else(|| "-".to_owned());
-                    let age = r.reported_at.map_or_else(|| "-".to_owned(), |at| format!("{}s", now.saturating_sub(at) / 1000));
+                    let age = r
+                        .reported_at
+                        .map_or_else(|| "-".to_owned(), |at| format!("{}s", now.saturating_sub(at) / 1000));
                     let state = if r.differs() { "waiting" } else { "" };
-                    vec![r.property.clone(), shown(&r.desired), shown(&r.reported), r.unit.clone(), r.access.clone(), age, state.to_owned()]
+                    vec![
+                        r.property.clone(),
+                        shown(&r.desired),
+                        shown(&r.reported),
+                        r.unit.clone(),
+                        r.access.clone(),
+                        age,
+                        state.to_owned(),
+                    ]
                 })
                 .collect();
-            say::text(&output::columns(&["PROPERTY", "DESIRED", "REPORTED", "UNIT", "ACCESS", "AGE", ""], &body));
+            say::text(&output::columns(
+                &["PROPERTY", "DESIRED", "REPORTED", "UNIT", "ACCESS", "AGE", ""],
+                &body,
+            ));
         }
     }
     Ok(())
@@ -186,8 +215,14 @@ async fn set(
         return Ok(());
     };
     let started = daemon::clock::now();
-    if tokio::time::timeout(limit, reported(api, paths, device, values)).await.is_ok_and(|r| r.is_ok()) {
-        say::line(&format!("device {device}: reported after {} ms", started.elapsed().as_millis()));
+    if tokio::time::timeout(limit, reported(api, paths, device, values))
+        .await
+        .is_ok_and(|r| r.is_ok())
+    {
+        say::line(&format!(
+            "device {device}: reported after {} ms",
+            started.elapsed().as_millis()
+        ));
         return Ok(());
     }
     Err(stuck(api, paths, device, values, limit).await)
@@ -200,11 +235,16 @@ pub(crate) fn assign(object: &mut Value, property: &str, value: &str) {
     if !spec["properties"].is_array() {
         spec["properties"] = Value::Array(Vec::new());
     }
-    let Some(list) = spec["properties"].as_array_mut() else { return };
-    let at = list.iter().position(|p| p["name"].as_str() == Some(property)).unwrap_or_else(|| {
-        list.push(json!({"name": property}));
-        list.len() - 1
-    });
+    let Some(list) = spec["properties"].as_array_mut() else {
+        return;
+    };
+    let at = list
+        .iter()
+        .position(|p| p["name"].as_str() == Some(property))
+        .unwrap_or_else(|| {
+            list.push(json!({"name": property}));
+            list.len() - 1
+        });
     if list[at]["desired"]["value"].as_str() != Some(value) {
         list[at]["desired"] = Value::Object(Map::from_iter([("value".to_owned(), Value::String(value.to_owned()))]));
     }
@@ -216,7 +256,8 @@ async fn reported(api: &Api, paths: &Paths, device: &str, values: &[(String, Str
     while let Some(event) = lines.next().await? {
         let rows = rows(&Value::Null, Some(&event["object"]), None);
         let shows = |(property, value): &(String, String)| {
-            rows.iter().any(|r| r.property == *property && r.reported.as_deref().is_some_and(|v| same(value, v)))
+            rows.iter()
+                .any(|r| r.property == *property && r.reported.as_deref().is_some_and(|v| same(value, v)))
         };
         if values.iter().all(shows) {
             return Ok(());
@@ -228,7 +269,10 @@ async fn reported(api: &Api, paths: &Paths, device: &str, values: &[(String, Str
 async fn stuck(api: &Api, paths: &Paths, device: &str, values: &[(String, String)], limit: Duration) -> Failure {
     let property = values.first().map(|(p, _)| p.as_str());
     let what = format!("device {device} did not report the value within {limit:?}");
-    let answer = api.hub().try_json(Method::GET, &why::device_path(&paths.namespace, device, property), None).await;
+    let answer = api
+        .hub()
+        .try_json(Method::GET, &why::device_path(&paths.namespace, device, property), None)
+        .await;
     match answer {
         Ok(Ok(answer)) => {
             say::remark(why::render(&answer).trim_end());
@@ -276,7 +320,8 @@ async fn watch(api: &Api, paths: &Paths, device: &str) -> Result<(), Failure> {
                 let mark = if row.differs() { "  (waiting)" } else { "" };
                 say::line(&format!(
                     "{}  {}  desired={} reported={}{mark}",
-                    jiff::Timestamp::from_millisecond(i64::try_from(daemon::clock::wall_ms()).unwrap_or(0)).unwrap_or_default(),
+                    jiff::Timestamp::from_millisecond(i64::try_from(daemon::clock::wall_ms()).unwrap_or(0))
+                        .unwrap_or_default(),
                     row.property,
                     shown(&row.desired),
                     shown(&row.reported)
@@ -299,11 +344,16 @@ struct Lines {
 
 impl Lines {
     async fn open(api: &Api, path: &str) -> Result<Self, Failure> {
-        let response = api.send(Method::GET, path, &[("accept", "application/json")], None).await?;
+        let response = api
+            .send(Method::GET, path, &[("accept", "application/json")], None)
+            .await?;
         if !response.status().is_success() {
             return Err(Failure::new(FAILED, format!("watch refused: {}", response.status())));
         }
-        Ok(Self { body: http_body_util::BodyStream::new(response.into_body()), buffer: Vec::new() })
+        Ok(Self {
+            body: http_body_util::BodyStream::new(response.into_body()),
+            buffer: Vec::new(),
+        })
     }
 
     async fn next(&mut self) -> Result<Option<Value>, Failure> {
@@ -354,7 +404,10 @@ mod tests {
         assert_eq!(d["spec"]["properties"][0]["desired"]["metadata"]["stamp"], "s");
         assign(&mut d, "a", "2");
         assign(&mut d, "b", "3");
-        assert_eq!(d["spec"]["properties"], json!([{"name": "a", "desired": {"value": "2"}, "reportCycle": 5}, {"name": "b", "desired": {"value": "3"}}]));
+        assert_eq!(
+            d["spec"]["properties"],
+            json!([{"name": "a", "desired": {"value": "2"}, "reportCycle": 5}, {"name": "b", "desired": {"value": "3"}}])
+        );
         let mut empty = json!({"spec": {}});
         assign(&mut empty, "x", "y");
         assert_eq!(empty["spec"]["properties"][0]["desired"]["value"], "y");

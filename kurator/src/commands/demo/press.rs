@@ -21,7 +21,9 @@ pub(super) fn manifests() -> Result<(Value, Value), Failure> {
     let parse = |text: &str| -> Result<Value, Failure> {
         serde_saphyr::from_str(text).map_err(|e| Failure::new(FAILED, format!("a shipped manifest is broken: {e}")))
     };
-    Ok((parse(device_models::models::PRESS)?, parse(device_models::models::PRESS_DEVICE)?))
+    let model = device_models::MODELS.iter().find(|m| m.name == "press");
+    let model = model.ok_or_else(|| Failure::new(FAILED, "the press's model is not shipped"))?;
+    Ok((parse(model.yaml)?, parse(device_models::PRESS_01.yaml)?))
 }
 
 /// A running press; dropping it unplugs it.
@@ -42,7 +44,9 @@ impl Press {
         let mut options = MqttOptions::new("press-01", host, port.parse().map_err(|_| bad())?);
         options.set_keep_alive(Duration::from_secs(30)).set_clean_session(false);
         let (client, events) = AsyncClient::new(options, 64);
-        Ok(Self { task: tokio::spawn(live(client, events)) })
+        Ok(Self {
+            task: tokio::spawn(live(client, events)),
+        })
     }
 }
 
@@ -57,7 +61,12 @@ struct Machine {
 
 impl Machine {
     const fn cold() -> Self {
-        Self { setpoint: 40.0, temperature: AMBIENT, enabled: true, cycles: 0 }
+        Self {
+            setpoint: 40.0,
+            temperature: AMBIENT,
+            enabled: true,
+            cycles: 0,
+        }
     }
 
     /// One cycle of its life.
@@ -69,10 +78,18 @@ impl Machine {
 
     /// Takes what a delta asks for; what it does not understand it leaves, and goes on reporting what it does.
     fn obey(&mut self, delta: &Map<String, Value>) {
-        if let Some(setpoint) = delta.get("setpoint").and_then(Value::as_str).and_then(|v| v.parse().ok()) {
+        if let Some(setpoint) = delta
+            .get("setpoint")
+            .and_then(Value::as_str)
+            .and_then(|v| v.parse().ok())
+        {
             self.setpoint = setpoint;
         }
-        if let Some(enabled) = delta.get("enabled").and_then(Value::as_str).and_then(|v| v.parse().ok()) {
+        if let Some(enabled) = delta
+            .get("enabled")
+            .and_then(Value::as_str)
+            .and_then(|v| v.parse().ok())
+        {
             self.enabled = enabled;
         }
     }
@@ -80,7 +97,7 @@ impl Machine {
     fn report(&self) -> String {
         let actual = |value: String| json!({"actual": {"value": value}});
         let state = match (self.enabled, self.setpoint - self.temperature > 2.0) {
-            (false, _) => "off",
+            (false, _) => "idle",
             (true, true) => "heating",
             (true, false) => "pressing",
         };
@@ -140,6 +157,6 @@ mod tests {
             m.tick();
         }
         assert!(m.temperature < 23.0 && m.cycles == 60 && (m.setpoint - 80.0).abs() < f64::EPSILON);
-        assert!(m.report().contains(r#""state":{"actual":{"value":"off"}}"#));
+        assert!(m.report().contains(r#""state":{"actual":{"value":"idle"}}"#));
     }
 }

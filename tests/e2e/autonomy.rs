@@ -1,0 +1,204 @@
+//! The cut cable costs nothing: the gateway works alone, restarts alone, and both sides are right when the link is back.
+
+use serde_json::{Value, json};
+use tests::{Pair, Subscriber, Weather, eventually, get, kubectl, kurator, mosquitto_pub};
+
+const UPDATE: &str = "$hw/events/device/default/press-01/twin/update";
+const DEVICE: &str = "/apis/devices.kubeedge.io/v1beta1/namespaces/default/devices/press-01";
+const STATUS: &str = "/apis/devices.kubeedge.io/v1beta1/namespaces/default/devicestatuses/press-01";
+
+fn report(property: &str, value: &str) -> String {
+    json!({"event_id": "a", "timestamp": 1, "twin": {property: {"actual": {"value": value}}}}).to_string()
+}
+
+fn reported(status: &Value, property: &str) -> Option<String> {
+    let twin = status["status"]["twins"]
+        .as_array()?
+        .iter()
+        .find(|t| t["propertyName"] == property)?
+        .clone();
+    twin["reported"]["value"].as_str().map(str::to_owned)
+}
+
+fn desired(device: &Value, property: &str) -> Option<String> {
+    let found = device["spec"]["properties"]
+        .as_array()?
+        .iter()
+        .find(|p| p["name"] == property)?
+        .clone();
+    found["desired"]["value"].as_str().map(str::to_owned)
+}
+
+#[tokio::test]
+async fn both_sides_are_right_after_the_cut_and_nothing_is_sent_twice() {
+    let mut pair = Pair::start().await;
+    pair.with_press("press-01").await;
+    pair.hub.until_in_sync("gw-1").await;
+
+    pair.relay.set(Weather::CUT);
+    eventually("the hub to notice", async || {
+        pair.hub.gateway("gw-1").await.filter(|n| n["connected"] == false)
+    })
+    .await;
+
+    // Alone: a restart, hundreds of reports, an edit on the box; and an edit in the cloud that cannot arrive yet.
+    pair.edge.kill().await;
+    pair.edge.start_again().await;
+    let mut answers = Subscriber::start(pair.edge.mqtt(), "$hw/events/#", &[]).await;
+    for n in 0..300_u32 {
+        mosquitto_pub_many(&pair, n).await;
+    }
+    answers
+        .until("the last report's result", |t, p| {
+            t.ends_with("/update/result") && p["twin"]["cycles"]["actual"]["value"] == "299"
+        })
+        .await;
+    kurator(&pair.edge.kubeconfig(), &["twin", "set", "press-01", "enabled=false"])
+        .await
+        .good();
+    let (_, delta) = answers
+        .until("a delta of the edit on the box", |t, _| t.ends_with("/delta"))
+        .await;
+    assert_eq!(delta["delta"]["enabled"], "false");
+    kurator(&pair.hub.kubeconfig(), &["twin", "set", "press-01", "setpoint=66"])
+        .await
+        .good();
+    let own = kubectl(
+        &pair.edge.kubeconfig(),
+        &["get", "devicestatus", "press-01", "-o", "json"],
+    )
+    .await
+    .good();
+    assert_eq!(
+        reported(&serde_json::from_str(&own).unwrap(), "cycles").as_deref(),
+        Some("299")
+    );
+
+    pair.relay.set(Weather::FAIR);
+    let edge = pair.edge.api().await;
+    eventually("both sides to hold both edits and all reports", async || {
+        let (cloud, own) = (get(&pair.hub.api, DEVICE).await?, get(&edge, DEVICE).await?);
+        let status = get(&pair.hub.api, STATUS).await?;
+        let both = |p: &str| desired(&cloud, p).filter(|v| desired(&own, p).as_ref() == Some(v));
+        (both("setpoint").as_deref() == Some("66")
+            && both("enabled").as_deref() == Some("false")
+            && reported(&status, "cycles").as_deref() == Some("299"))
+        .then_some(())
+    })
+    .await;
+    let settled = pair.hub.until_in_sync("gw-1").await;
+
+    // Equal digests: another cut and return sends no object again.
+    pair.relay.set(Weather::CUT);
+    eventually("the hub to notice", async || {
+        pair.hub.gateway("gw-1").await.filter(|n| n["connected"] == false)
+    })
+    .await;
+    let received = |n: &Value| n["objectsReceived"].as_u64().zip(n["objectsSent"].as_u64());
+    let before = received(&settled);
+    pair.relay.set(Weather::FAIR);
+    let after = pair.hub.until_in_sync("gw-1").await;
+    assert!(before.is_some(), "the hub counts what it exchanges: {settled}");
+    assert_eq!(before, received(&after));
+}
+
+async fn mosquitto_pub_many(pair: &Pair, n: u32) {
+    // One process a report would test fork(): every fiftieth is its own client, the rest go through one.
+    if n % 50 == 49 {
+        mosquitto_pub(pair.edge.mqtt(), UPDATE, &report("cycles", &n.to_string()))
+            .await
+            .good();
+    } else if n.is_multiple_of(50) {
+        let lines: Vec<String> = (n..n + 49).map(|i| report("cycles", &i.to_string())).collect();
+        tests::mosquitto_pub_lines(pair.edge.mqtt(), UPDATE, &lines)
+            .await
+            .good();
+    }
+}
+
+#[tokio::test]
+async fn the_gateway_answers_everything_with_the_hub_gone_for_good() {
+    let mut pair = Pair::start().await;
+    pair.with_press("press-01").await;
+    mosquitto_pub(pair.edge.mqtt(), UPDATE, &report("temperature", "33.5"))
+        .await
+        .good();
+    pair.hub.until_in_sync("gw-1").await;
+    pair.hub.kill().await;
+    pair.edge.kill().await;
+    pair.edge.start_again().await;
+    let mut answers = Subscriber::start(pair.edge.mqtt(), "$hw/events/#", &[]).await;
+    mosquitto_pub(
+        pair.edge.mqtt(),
+        "$hw/events/device/default/press-01/twin/get",
+        "{\"event_id\":\"g\",\"timestamp\":1}",
+    )
+    .await
+    .good();
+    let (_, twin) = answers.until("twin/get/result", |t, _| t.ends_with("get/result")).await;
+    assert_eq!(twin["twin"]["temperature"]["actual"]["value"], "33.5");
+    let kubeconfig = pair.edge.kubeconfig();
+    kubectl(
+        &kubeconfig,
+        &["create", "configmap", "note", "--from-literal=written=offline"],
+    )
+    .await
+    .good();
+    assert_eq!(
+        kubectl(
+            &kubeconfig,
+            &["get", "configmap", "note", "-o", "jsonpath={.data.written}"]
+        )
+        .await
+        .good(),
+        "offline"
+    );
+    kubectl(&kubeconfig, &["get", "nodes,devices,devicestatuses,devicemodels"])
+        .await
+        .good();
+    pair.hub.start_again().await;
+    pair.hub.until_in_sync("gw-1").await;
+}
+
+#[tokio::test]
+async fn without_udp_the_link_is_tcp_and_goes_back_to_quic_by_itself() {
+    let pair = Pair::start().await;
+    let link = async |wanted: &str| {
+        eventually(&format!("the link to be {wanted}"), async || {
+            pair.hub
+                .gateway("gw-1")
+                .await
+                .filter(|n| n["connected"] == true && n["link"] == wanted)
+        })
+        .await
+    };
+    link("quic").await;
+    pair.relay.set(Weather::NO_UDP);
+    link("tcp").await;
+    pair.with_press("press-01").await;
+    let through = format!("{}/clusters/gw-1", pair.hub.api_url());
+    kubectl(
+        &pair.hub.kubeconfig(),
+        &["--server", &through, "get", "device", "press-01"],
+    )
+    .await
+    .good();
+    pair.relay.set(Weather::FAIR);
+    link("quic").await;
+}
+
+#[tokio::test]
+async fn a_half_open_link_is_noticed_by_both_sides() {
+    let pair = Pair::start().await;
+    pair.relay.set(Weather::SILENT);
+    eventually("the hub to notice", async || {
+        pair.hub.gateway("gw-1").await.filter(|n| n["connected"] == false)
+    })
+    .await;
+    eventually("the gateway to notice", async || {
+        pair.edge.log().to_lowercase().contains("link lost").then_some(())
+    })
+    .await;
+    pair.relay.set(Weather::FAIR);
+    pair.hub.until_in_sync("gw-1").await;
+}

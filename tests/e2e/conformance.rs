@@ -1,0 +1,48 @@
+//! The Kubernetes API held against transcripts of a real kube-apiserver, at the hub and at the gateway.
+
+use std::path::Path;
+
+use tests::{Pair, checkout, run};
+use tokio::process::Command;
+
+/// Scenarios whose subject is not built yet; every other one must agree. Shrinks, never grows.
+const LATER: &[&str] = &[];
+
+async fn replay(kubeconfig: &Path) {
+    let folder = checkout().join("tests/apiconf");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder.join("scenarios")).expect("the scenarios are in the checkout") {
+        let name = entry
+            .expect("the folder can be read")
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
+        if let Some(name) = name.strip_suffix(".json")
+            && !LATER.contains(&name)
+        {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    let ended = run(Command::new("python3")
+        .arg(folder.join("apiconf.py"))
+        .args(["replay", "--in"])
+        .arg(folder.join("scenarios"))
+        .arg("--kubeconfig")
+        .arg(kubeconfig)
+        .args(&names))
+    .await;
+    assert!(ended.status.success(), "{}{}", ended.out, ended.err);
+    assert!(
+        ended.out.contains(&format!("{} passed, 0 failed", names.len())),
+        "{}",
+        ended.out
+    );
+}
+
+#[tokio::test]
+async fn the_hub_and_the_gateway_answer_as_a_kube_apiserver_does() {
+    let pair = Pair::start().await;
+    replay(&pair.hub.kubeconfig()).await;
+    replay(&pair.edge.kubeconfig()).await;
+}

@@ -1,0 +1,153 @@
+//! kill -9 at any moment during a stream of QoS 1 reports: what was acknowledged is there, and is there once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rumqttc::{AsyncClient, Event, MqttOptions, Outgoing, Packet, QoS};
+use serde_json::{Value, json};
+use tests::{Edge, Pair, eventually, get};
+
+const UPDATE: &str = "$hw/events/device/default/press-01/twin/update";
+const STATUS: &str = "/apis/devices.kubeedge.io/v1beta1/namespaces/default/devicestatuses/press-01";
+
+/// A device that counts, as fast as it is acknowledged.
+struct Counter {
+    sent: Arc<AtomicU64>,
+    acknowledged: Arc<AtomicU64>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Counter {
+    fn start(mqtt: &str) -> Self {
+        let (host, port) = mqtt.rsplit_once(':').unwrap();
+        let mut options = MqttOptions::new("counter", host, port.parse().unwrap());
+        options
+            .set_clean_session(false)
+            .set_inflight(20)
+            .set_keep_alive(Duration::from_secs(5));
+        let (client, mut events) = AsyncClient::new(options, 4);
+        let (sent, acknowledged) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (s, a) = (Arc::clone(&sent), Arc::clone(&acknowledged));
+        let task = tokio::spawn(async move {
+            let producer = tokio::spawn(async move {
+                for n in 1_u64.. {
+                    let payload = json!({"event_id": n.to_string(), "timestamp": 1, "twin": {"cycles": {"actual": {"value": n.to_string()}}}});
+                    s.store(n, Ordering::SeqCst);
+                    if client
+                        .publish(UPDATE, QoS::AtLeastOnce, false, payload.to_string())
+                        .await
+                        .is_err()
+                    {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_micros(500)).await;
+                }
+            });
+            // The client numbers packets as it sends them; publishes are in order, so the n-th new packet is the n-th count.
+            let mut counts = std::collections::HashMap::new();
+            let mut next = 1_u64;
+            loop {
+                match events.poll().await {
+                    Ok(Event::Outgoing(Outgoing::Publish(id))) => {
+                        counts.entry(id).or_insert_with(|| {
+                            next += 1;
+                            next - 1
+                        });
+                    }
+                    Ok(Event::Incoming(Packet::PubAck(ack))) => {
+                        if let Some(n) = counts.remove(&ack.pkid) {
+                            a.fetch_max(n, Ordering::SeqCst);
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+                if producer.is_finished() {
+                    return;
+                }
+            }
+        });
+        Self {
+            sent,
+            acknowledged,
+            task,
+        }
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn count(edge: &Edge) -> Option<u64> {
+    let status: Value = get(&edge.api().await, STATUS).await?;
+    let twins = status["status"]["twins"].as_array()?;
+    twins.iter().find(|t| t["propertyName"] == "cycles")?["reported"]["value"]
+        .as_str()?
+        .parse()
+        .ok()
+}
+
+#[tokio::test]
+async fn a_hundred_kills_lose_no_acknowledged_report() {
+    let mut pair = Pair::start().await;
+    pair.with_press("press-01").await;
+    let device = Counter::start(pair.edge.mqtt());
+    for round in 0..100 {
+        let before = device.acknowledged();
+        eventually(&format!("round {round}: reports to flow"), async || {
+            (device.acknowledged() > before).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..25))).await;
+        if round % 5 == 4 {
+            pair.hub.kill().await;
+            pair.hub.start_again().await;
+            continue;
+        }
+        pair.edge.kill().await;
+        let acknowledged = device.acknowledged();
+        pair.edge.start_again().await;
+        let held = eventually("the agent to answer", async || count(&pair.edge).await).await;
+        let sent = device.sent.load(Ordering::SeqCst);
+        assert!(
+            held >= acknowledged,
+            "round {round}: {acknowledged} was acknowledged, the agent holds {held}"
+        );
+        assert!(
+            held <= sent,
+            "round {round}: the agent holds {held}, only {sent} were sent"
+        );
+    }
+    let last = device.acknowledged();
+    eventually("the cloud to have caught up", async || {
+        let status = get(&pair.hub.api, STATUS).await?;
+        let twins = status["status"]["twins"].as_array()?.clone();
+        let value = twins.iter().find(|t| t["propertyName"] == "cycles")?["reported"]["value"]
+            .as_str()?
+            .parse::<u64>()
+            .ok()?;
+        (value >= last).then_some(())
+    })
+    .await;
+    // The journal balances on both sides: accepted = delivered + dropped + waiting.
+    eventually("the journals to balance", async || {
+        let node = get(&pair.hub.api, "/apis/edge.kubeedge.io/v1/edgenodes/gw-1").await?;
+        node["status"]["journals"]
+            .as_array()?
+            .iter()
+            .all(|j| {
+                let n = |f: &str| j[f].as_u64().unwrap_or(0);
+                n("accepted") == n("delivered") + n("dropped") + n("waiting")
+            })
+            .then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,359 @@
+//! Gateways by the thousand in one process, for load: the real link, the real session, sets held in memory instead of a store.
+//!
+//! A simulated gateway joins with a token as a real one does, holds one session, applies what the hub desires, observes a Node and one
+//! DeviceStatus for each Device it is given, and comes back with the real back-off when the link is lost.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use daemon::backoff::FullJitter;
+use daemon::drain::Drain;
+use link::pki::{Credential, NodeKey, Pin};
+use link::{Connection, Dialer, StreamKind, Transports};
+use proto::join::JoinRequest;
+use proto::{Applied, EdgeConfig, Event, Inventory, JoinToken, Session, SourceSet, limits};
+use serde_json::{Value, json};
+
+/// Dials under way at one time: one process plays a whole fleet, and the hub shares its two cores.
+const DIALS: usize = 256;
+
+/// What the whole fleet counts.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Sessions that were welcomed and have not ended.
+    pub connected: AtomicUsize,
+    /// Of them, those whose digests are equal on both sides, both sets, right now.
+    pub equal: AtomicUsize,
+    /// Batches applied.
+    pub batches: AtomicUsize,
+}
+
+/// Many gateways.
+#[derive(Debug)]
+pub struct Fleet {
+    /// What it counts.
+    pub counters: Arc<Counters>,
+    drain: Drain,
+}
+
+struct Identity {
+    name: String,
+    hubs: Vec<String>,
+    ca: rustls::pki_types::CertificateDer<'static>,
+    credential: Credential,
+}
+
+impl Fleet {
+    /// Joins `count` gateways named `prefix-00000…` with one token of enough uses and connects them.
+    ///
+    /// # Errors
+    /// A token that is none, or a join that is refused.
+    pub async fn start(token: &str, prefix: &str, count: usize) -> anyhow::Result<Self> {
+        let token: Arc<JoinToken> = Arc::new(token.parse()?);
+        let hub: SocketAddr = token
+            .addrs
+            .first()
+            .and_then(|a| a.parse().ok())
+            .ok_or_else(|| anyhow::anyhow!("a numeric hub address"))?;
+        let socket = link::shared_socket(hub)?;
+        let dials = Arc::new(tokio::sync::Semaphore::new(DIALS));
+        let fleet = Self {
+            counters: Arc::default(),
+            drain: Drain::new(),
+        };
+        let mut joins = tokio::task::JoinSet::new();
+        for n in 0..count {
+            let (token, socket, dials, name) = (
+                Arc::clone(&token),
+                socket.clone(),
+                Arc::clone(&dials),
+                format!("{prefix}-{n:05}"),
+            );
+            joins.spawn(async move {
+                let _turn = dials.acquire_owned().await?;
+                join(&token, socket, name).await
+            });
+        }
+        while let Some(joined) = joins.join_next().await {
+            let identity = joined??;
+            let gateway = Gateway {
+                dialer: Dialer::link(identity.ca.clone(), &identity.credential)?
+                    .transports(Transports::QuicOnly)
+                    .shared(socket.clone()),
+                name: identity.name,
+                hubs: identity.hubs,
+                state: Mutex::new(State::default()),
+                counters: Arc::clone(&fleet.counters),
+                dials: Arc::clone(&dials),
+                drain: fleet.drain.clone(),
+            };
+            drop(fleet.drain.spawn(gateway.live()));
+        }
+        Ok(fleet)
+    }
+
+    /// How many are connected.
+    pub fn connected(&self) -> usize {
+        self.counters.connected.load(Ordering::Relaxed)
+    }
+
+    /// How many have both sets equal on both sides.
+    pub fn equal(&self) -> usize {
+        self.counters.equal.load(Ordering::Relaxed)
+    }
+
+    /// Waits until `count` gateways are connected and equal.
+    ///
+    /// # Errors
+    /// After `patience`.
+    pub async fn until_equal(&self, count: usize, patience: Duration) -> anyhow::Result<()> {
+        let deadline = daemon::clock::now() + patience;
+        while self.equal() < count {
+            anyhow::ensure!(
+                daemon::clock::now() < deadline,
+                "{} of {count} equal, {} connected after {patience:?}",
+                self.equal(),
+                self.connected()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Disconnects all.
+    pub async fn stop(self) {
+        self.drain.finish(Duration::from_secs(10)).await;
+    }
+}
+
+async fn join(token: &JoinToken, socket: quinn::Endpoint, name: String) -> anyhow::Result<Identity> {
+    let key = NodeKey::generate()?;
+    let mut wait = FullJitter::new(Duration::from_millis(100), Duration::from_secs(2));
+    for attempt in 0.. {
+        let request = JoinRequest {
+            version: limits::VERSIONS.max,
+            token_id: token.id.clone(),
+            token_secret: token.secret.clone(),
+            csr_der: key.request()?.into(),
+            node_name: name.clone(),
+            labels: BTreeMap::new(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            arch: std::env::consts::ARCH.to_owned(),
+            nonce: std::iter::repeat_with(|| fastrand::u8(..))
+                .take(32)
+                .collect::<Vec<u8>>()
+                .into(),
+        };
+        let dialer = Dialer::join(Pin(token.pin))
+            .transports(Transports::QuicOnly)
+            .shared(socket.clone());
+        match link::join::join(&dialer, &token.addrs, Pin(token.pin), &key, request).await {
+            Ok(admitted) => {
+                let leaf = admitted
+                    .cert_chain
+                    .first()
+                    .ok_or_else(|| anyhow::anyhow!("no certificate"))?;
+                return Ok(Identity {
+                    name: admitted.node_name,
+                    hubs: token.addrs.clone(),
+                    ca: admitted.ca.to_vec().into(),
+                    credential: Credential {
+                        chain_pem: kurator::pem(leaf),
+                        key_pem: key.to_pem(),
+                    },
+                });
+            }
+            Err(e) if attempt >= 20 => return Err(e.into()),
+            Err(_) => tokio::time::sleep(wait.next_wait()).await,
+        }
+    }
+    unreachable!("the loop returns")
+}
+
+/// What a real gateway would have in its store.
+#[derive(Default)]
+struct State {
+    held: Inventory,
+    observed: SourceSet,
+}
+
+struct Gateway {
+    name: String,
+    hubs: Vec<String>,
+    dialer: Dialer,
+    state: Mutex<State>,
+    counters: Arc<Counters>,
+    dials: Arc<tokio::sync::Semaphore>,
+    drain: Drain,
+}
+
+/// Keeps a gauge right on every way out.
+struct Counted<'a>(&'a AtomicUsize, bool);
+
+impl<'a> Counted<'a> {
+    const fn new(gauge: &'a AtomicUsize) -> Self {
+        Self(gauge, false)
+    }
+
+    fn set(&mut self, on: bool) {
+        match (self.1, on) {
+            (false, true) => self.0.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.0.fetch_sub(1, Ordering::Relaxed),
+            _ => return,
+        };
+        self.1 = on;
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
+impl Gateway {
+    async fn live(self) {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name},
+            "status": {"nodeInfo": {"kubeletVersion": "v0", "architecture": std::env::consts::ARCH}}});
+        self.lock()
+            .observed
+            .put(format!("/nodes//{}", self.name), node.to_string());
+        let instance = fastrand::u64(1..);
+        let mut wait = FullJitter::new(Duration::from_millis(500), Duration::from_secs(30));
+        loop {
+            let dial = async {
+                let turn = self.dials.acquire().await.ok()?;
+                let dialed = self.dialer.dial(&self.hubs).await.ok();
+                drop(turn);
+                dialed
+            };
+            let dialed = tokio::select! {
+                biased;
+                () = self.drain.stopping() => return,
+                dialed = dial => dialed,
+            };
+            let mut retry_after = None;
+            if let Some(connection) = dialed {
+                let (welcomed, after) = self.session(&connection, instance).await;
+                retry_after = after;
+                if welcomed {
+                    wait.reset();
+                }
+            }
+            let pause = retry_after.unwrap_or_else(|| wait.next_wait());
+            tokio::select! {
+                biased;
+                () = self.drain.stopping() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One session from its beginning to its end; whether the hub took it, and when it wants us back.
+    async fn session(&self, connection: &Connection, instance: u64) -> (bool, Option<Duration>) {
+        let Ok(stream) = connection.open(StreamKind::Session).await else {
+            return (false, None);
+        };
+        let session = {
+            let state = self.lock();
+            let config = EdgeConfig::new(self.name.clone(), fastrand::u64(..), instance);
+            Session::edge(
+                config,
+                state.observed.clone(),
+                state.held.clone(),
+                daemon::clock::since_start(),
+            )
+        };
+        let (driver, handle, mut events) = link::driver::drive(session, stream);
+        let run = self.drain.spawn(driver.run(self.drain.token().clone()));
+        let mut connected = Counted::new(&self.counters.connected);
+        let mut equal = Counted::new(&self.counters.equal);
+        let mut welcomed = false;
+        while let Some(event) = events.next().await {
+            match event {
+                Event::Welcome { .. } => {
+                    welcomed = true;
+                    connected.set(true);
+                }
+                Event::Apply { batch, changes } => {
+                    self.counters.batches.fetch_add(1, Ordering::Relaxed);
+                    let statuses = self.apply(&changes);
+                    let done = handle
+                        .call(move |s, _| {
+                            s.applied(batch, Applied::default());
+                            for (key, body) in statuses {
+                                match body {
+                                    Some(body) => s.source_put(key, body),
+                                    None => s.source_remove(key),
+                                }
+                            }
+                        })
+                        .await;
+                    if done.is_err() {
+                        break;
+                    }
+                }
+                Event::InSync { .. } | Event::Acked { .. } => {}
+                _ => continue,
+            }
+            match handle.ask(|s, _| s.digests().in_sync).await {
+                Ok(in_sync) => equal.set(in_sync),
+                Err(_) => break,
+            }
+        }
+        drop(handle);
+        let Ok(outcome) = run.await else {
+            return (welcomed, None);
+        };
+        match outcome.end {
+            link::driver::End::Peer { retry_after, .. } => (welcomed, retry_after),
+            _ => (welcomed, None),
+        }
+    }
+
+    /// Takes a batch into the sets; returns what is observed of it.
+    fn apply(&self, changes: &[proto::Change]) -> Vec<(String, Option<String>)> {
+        let mut state = self.lock();
+        let mut statuses = Vec::new();
+        for change in changes {
+            match &change.body {
+                Some(_) => state.held.put(Arc::clone(&change.key), change.hash),
+                None => state.held.remove(&change.key),
+            }
+            let Some(device) = change.key.strip_prefix("devices.kubeedge.io/devices/") else {
+                continue;
+            };
+            let key = format!("devices.kubeedge.io/devicestatuses/{device}");
+            let body = change.body.as_ref().map(|body| status(device, body));
+            match &body {
+                Some(body) => drop(state.observed.put(key.clone(), body.clone())),
+                None => drop(state.observed.remove(&key)),
+            }
+            statuses.push((key, body));
+        }
+        statuses
+    }
+}
+
+/// A device that always obeys.
+fn status(device: &str, body: &[u8]) -> String {
+    let (namespace, name) = device.split_once('/').unwrap_or(("default", device));
+    let device: Value = serde_json::from_slice(body).unwrap_or_default();
+    let twins: Vec<Value> = device["spec"]["properties"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|p| p["desired"]["value"].is_string())
+        .map(|p| json!({"propertyName": p["name"], "reported": {"value": p["desired"]["value"], "metadata": {"timestamp": "1"}}}))
+        .collect();
+    json!({"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceStatus",
+        "metadata": {"name": name, "namespace": namespace}, "status": {"twins": twins}})
+    .to_string()
+}

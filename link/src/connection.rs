@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_util::compat::Compat;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::goodbye::{CloseCode, Goodbye};
 use crate::pki::{self, Cert, NODE_GROUP, NODE_PREFIX};
@@ -417,7 +418,9 @@ enum Half {
     },
     Tcp {
         io: Compat<yamux::Stream>,
-        _open: Arc<Mux>,
+        mux: Arc<Mux>,
+        /// yamux forgets to wake readers when this side closes the connection.
+        gone: Pin<Box<WaitForCancellationFutureOwned>>,
     },
 }
 
@@ -425,7 +428,8 @@ impl Stream {
     fn tcp(io: Compat<yamux::Stream>, mux: &Arc<Mux>) -> Self {
         Self(Half::Tcp {
             io,
-            _open: Arc::clone(mux),
+            mux: Arc::clone(mux),
+            gone: Box::pin(mux.gone()),
         })
     }
 
@@ -461,7 +465,13 @@ impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Half::Quic { recv, .. } => AsyncRead::poll_read(Pin::new(recv), cx, buf),
-            Half::Tcp { io, .. } => Pin::new(io).poll_read(cx, buf),
+            Half::Tcp { io, mux, gone } => match Pin::new(io).poll_read(cx, buf) {
+                Poll::Pending if gone.as_mut().poll(cx).is_ready() => {
+                    let reason = mux.close_reason().unwrap_or(Closed::Local);
+                    Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, reason)))
+                }
+                polled => polled,
+            },
         }
     }
 }

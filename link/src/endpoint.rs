@@ -234,7 +234,12 @@ impl HubEndpoint {
 
     /// The next connection that may come in; `None` once the endpoint is closed.
     pub async fn accept(&self) -> Option<Accepted> {
-        self.accepted.lock().await.recv().await
+        let mut accepted = self.accepted.lock().await;
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            connection = accepted.recv() => connection,
+        }
     }
 
     /// Shows another certificate from the next handshake on.
@@ -252,7 +257,8 @@ impl HubEndpoint {
         (q.len(), t.len(), q.put_out() + t.put_out())
     }
 
-    /// Takes nobody in any more, tells QUIC peers, and waits until they were told (a second at most).
+    /// Takes nobody in any more, ends all QUIC connections, and waits until their peers were told (a second at most). Connections over
+    /// TCP are their holders' to close.
     pub async fn close(&self, goodbye: &Goodbye) {
         self.stop.cancel();
         self.quic.close(goodbye.code.to_u32().into(), &goodbye.reason());

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_rustls::TlsStream;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt as _};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use yamux::{Config, ConnectionError, Mode};
 
 use super::{Closed, Counted, Counters, MAX_STREAMS};
@@ -42,6 +42,7 @@ pub(crate) struct Mux {
     accepted: Mutex<mpsc::Receiver<yamux::Stream>>,
     closed: watch::Receiver<Option<Closed>>,
     close: CancellationToken,
+    gone: CancellationToken,
     counters: Arc<Counters>,
 }
 
@@ -63,15 +64,19 @@ impl Mux {
             accepted: accepted_in,
             close: close.clone(),
         };
+        let gone = CancellationToken::new();
+        let ended = gone.clone().drop_guard();
         tokio::spawn(async move {
             let reason = task.run().await;
             closed_in.send_replace(Some(reason));
+            drop(ended);
         });
         Arc::new(Self {
             open,
             accepted: Mutex::new(accepted),
             closed,
             close,
+            gone,
             counters,
         })
     }
@@ -109,6 +114,11 @@ impl Mux {
             // The task was torn down with its runtime.
             Err(_) => Closed::Local,
         }
+    }
+
+    /// Resolves when the task has ended and nothing will move any more.
+    pub(crate) fn gone(&self) -> WaitForCancellationFutureOwned {
+        self.gone.clone().cancelled_owned()
     }
 
     pub(crate) fn counters(&self) -> &Counters {

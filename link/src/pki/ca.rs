@@ -16,7 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::cert::{Cert, Pin, San};
-use super::csr;
+use super::csr::{self, NodeKey};
 use super::files::{read, write_atomic};
 use super::{BUILD_FLOOR_SECS, PkiError, is_node_name};
 use crate::der::{self, Reader};
@@ -216,6 +216,15 @@ pub struct Credential {
 }
 
 impl Credential {
+    /// From a chain as it came over the wire (DER, leaf first) and the key it was issued for.
+    pub fn from_der<C: AsRef<[u8]>>(chain: &[C], key: &NodeKey) -> Self {
+        let chain_pem = chain.iter().map(|c| pem_block("CERTIFICATE", c.as_ref())).collect();
+        Self {
+            chain_pem,
+            key_pem: key.to_pem(),
+        }
+    }
+
     /// The chain in the form TLS takes, leaf first.
     ///
     /// # Errors
@@ -252,7 +261,10 @@ impl fmt::Debug for Credential {
 }
 
 /// Reads a PEM chain, leaf first.
-pub(crate) fn parse_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+///
+/// # Errors
+/// When the text holds no certificate.
+pub fn parse_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, PkiError> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|_| PkiError::Parse("damaged PEM"))?;

@@ -285,3 +285,6 @@ fn effective_now(clock: u64, floor: &TimeFloor, certs: &[&Cert]) -> u64 {
 fn unix(secs: u64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(secs))
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,6 @@
 
 use std::error::Error;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +20,6 @@ use link::{
     Accepted, Admission, Connection, Dialer, HubConfig, HubEndpoint, HubLimits, OpenGate, StreamKind, Transports,
 };
 use proto::{EdgeConfig, Event, Inventory, Limits, Session, SourceSet};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -108,7 +106,6 @@ async fn hub(count: usize, transport: &str, heartbeat: Duration, beats: u32) -> 
             &count.to_string(),
             transport,
         ])
-        .stdin(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
     let mut links = Vec::new();
@@ -232,8 +229,6 @@ async fn gateways(hub: &str, dir: &Path, count: usize, transport: &str) -> Resul
         });
     }
     // Until the hub is done with us.
-    let mut line = String::new();
-    BufReader::new(tokio::io::stdin()).read_line(&mut line).await?;
-    tokio::io::stdout().flush().await?;
+    while tasks.join_next().await.is_some() {}
     Ok(())
 }

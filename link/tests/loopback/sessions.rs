@@ -388,7 +388,7 @@ async fn a_peer_that_never_reads_is_given_up() {
     // A pipe of 64 bytes with nobody at its other end, and more to say than that.
     let (near, _far) = tokio::io::duplex(64);
     let session = Session::edge(
-        EdgeConfig::new(&"a".repeat(60), 1, 1),
+        EdgeConfig::new("a".repeat(60), 1, 1),
         SourceSet::new(),
         Inventory::new(),
         now(),

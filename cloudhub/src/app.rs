@@ -1,0 +1,505 @@
+//! The hub put together, in three steps that tests can stop between: [`Config`](crate::Config) is only read; [`Bound`] has its
+//! store open and its sockets bound, and nothing runs; [`Hub`] runs.
+//!
+//! It stops in the order in which things depend on each other: gateways are told, sessions and requests end, the writer stops,
+//! the store is closed last.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use daemon::drain::Drain;
+use daemon::exit::{BAD_CONFIG, FAILED, Failure};
+use daemon::ready::Ready;
+use link::pki::{Cert, Credential, HubCa, Kubeconfig, write_atomic, write_kubeconfig};
+use link::{HubConfig, HubEndpoint, HubLimits};
+use metastore::api::{Identify, User};
+use metastore::store::Store;
+use rustls::server::WebPkiClientVerifier;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::config::{Config, split_address};
+use crate::embedded::{self, Access};
+use crate::enroll::Directory;
+use crate::fleet::{Fleet, IdentityGate, Registry};
+use crate::gateway::Front;
+use crate::metrics::{Gauges, Metrics};
+use crate::upstream::{ClientRef, Index, Objects, Watches, Writer};
+
+/// How long sessions, requests and writes may take to end.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
+/// How long the first lists may take before gateways are let in anyway; they would find empty sets, so this is never.
+const SERVER_CERTIFICATE_CHECK: Duration = Duration::from_secs(12 * 3600);
+
+fn failed(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Failure + '_ {
+    move |e| Failure::new(FAILED, format!("{what}: {e}"))
+}
+
+/// Sockets bound, store open; nothing runs.
+#[derive(Debug)]
+pub struct Bound {
+    config: Arc<Config>,
+    store: Store,
+    ca: Arc<HubCa>,
+    server: Credential,
+    directory: Arc<Directory>,
+    endpoint: HubEndpoint,
+    api: TcpListener,
+    health: TcpListener,
+    addresses: Addresses,
+    hub_addrs: Vec<String>,
+    names: Vec<String>,
+}
+
+/// Where a hub listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The gateways' port, UDP and TCP.
+    pub listen: SocketAddr,
+    /// The people's port.
+    pub api: SocketAddr,
+    /// The health port.
+    pub health: SocketAddr,
+}
+
+/// A running hub.
+#[derive(Debug)]
+pub struct Hub {
+    addresses: Addresses,
+    fleet: Arc<Fleet>,
+    ready: Ready,
+    drain: Drain,
+    store: Store,
+}
+
+impl Bound {
+    /// Opens the store, makes or reads the keys, binds the three ports. Needs a running tokio runtime.
+    ///
+    /// # Errors
+    /// What is in the way, with an exit code.
+    pub async fn new(config: Config) -> Result<Self, Failure> {
+        config.check()?;
+        let config = Arc::new(config);
+        let pki = config.data_dir.join("pki");
+        let make = |dir: &Path| {
+            std::fs::create_dir_all(dir).map_err(|e| {
+                Failure::new(BAD_CONFIG, format!("cannot make {}: {e}", dir.display()))
+                    .hint("choose a folder that this user may write to with --data-dir")
+            })
+        };
+        make(&pki)?;
+        make(&config.data_dir.join("snapshots"))?;
+        let (store, opened) = embedded::open_store(&config.data_dir, config.journal_bytes)
+            .map_err(|e| failed("cannot open the store")(&e))?;
+        if let Some(path) = &opened.damaged {
+            tracing::error!(path = %path.display(), restored = opened.restored, "The store was damaged; it was set aside.");
+        }
+        let now = daemon::clock::wall_ms();
+        let ca = Arc::new(HubCa::load_or_create(&pki, now).map_err(|e| failed("the hub's CA")(&e))?);
+        let directory = Arc::new(Directory::open(store.clone()).map_err(|e| failed("cannot read the store")(&e))?);
+
+        let bind = async |what: &str, address: SocketAddr| {
+            TcpListener::bind(address).await.map_err(|e| {
+                Failure::new(FAILED, format!("cannot listen on {address} ({what}): {e}"))
+                    .hint("is another hub running? choose another address with --api or --health")
+            })
+        };
+        let api = bind("api", config.api).await?;
+        let health = bind("health", config.health).await?;
+        let local = |l: &TcpListener| l.local_addr().map_err(|e| failed("a bound port")(&e));
+        let (api_at, health_at) = (local(&api)?, local(&health)?);
+
+        let names = server_names(&config, api_at);
+        let (server, _) = ca
+            .load_or_issue_server(&pki, &names, now)
+            .map_err(|e| failed("the hub's certificate")(&e))?;
+        let beats = config.heartbeat.0.saturating_mul(4);
+        let limits = HubLimits {
+            idle: HubLimits::default().idle.max(beats),
+            ..HubLimits::default()
+        };
+        let rate = config.reconnects_per_second;
+        let endpoint = HubEndpoint::bind(HubConfig {
+            listen: config.listen,
+            server: server.clone(),
+            ca: ca.cert().clone(),
+            limits,
+            gate: Arc::new(IdentityGate(Arc::clone(&directory))),
+            admission: Arc::new(link::Admission::new(rate, rate)),
+        })
+        .map_err(|e| {
+            Failure::new(FAILED, e.to_string()).hint("is another hub running? choose another address with --listen")
+        })?;
+        let addresses = Addresses {
+            listen: endpoint.local_addr(),
+            api: api_at,
+            health: health_at,
+        };
+        let hub_addrs = if config.advertise.is_empty() {
+            reachable(addresses.listen)
+        } else {
+            config.advertise.clone()
+        };
+        let hub_addrs = hub_addrs.into_iter().take(proto::limits::MAX_ADDRS).collect();
+        admin_kubeconfig(&config.data_dir, &ca, api_at, now)?;
+        Ok(Self {
+            config,
+            store,
+            ca,
+            server,
+            directory,
+            endpoint,
+            api,
+            health,
+            addresses,
+            hub_addrs,
+            names,
+        })
+    }
+
+    /// Where it will listen.
+    pub const fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Starts everything. Gateways are let in when the API's objects have been seen once; [`Hub::ready`] tells.
+    ///
+    /// # Errors
+    /// When the store or the embedded API does not work.
+    pub async fn run(self) -> Result<Hub, Failure> {
+        let drain = Drain::new();
+        let ready = Ready::new();
+        let starting = ready.block("api");
+        let metrics = Arc::new(Metrics::default());
+        let index = Arc::new(Index::default());
+        let me = embedded::self_record(&self.store)
+            .await
+            .map_err(|e| failed("cannot start")(&e))?;
+        let access = Arc::new(Access::new(Arc::clone(&index), Arc::clone(&self.directory)));
+        let api = embedded::api(self.store.clone(), &me.id, access, drain.clone())
+            .await
+            .map_err(|e| failed("cannot start")(&e))?;
+        let client = embedded::client(api.clone());
+        let registry = Arc::new(Registry::new(Arc::clone(&self.directory)));
+        let objects = Objects::new(client.clone());
+        let writer = Writer::new(
+            objects.clone(),
+            Arc::clone(&index),
+            Arc::clone(&registry) as _,
+            Arc::clone(&metrics),
+            drain.child(),
+        );
+        let fleet = Arc::new(Fleet {
+            config: Arc::clone(&self.config),
+            hub_id: Arc::clone(&me.id),
+            hub_addrs: self.hub_addrs,
+            ca: Arc::clone(&self.ca),
+            store: self.store.clone(),
+            api,
+            objects,
+            directory: self.directory,
+            registry,
+            index: Arc::clone(&index),
+            writer: writer.clone(),
+            metrics: Arc::clone(&metrics),
+            drain: drain.clone(),
+            epochs: AtomicU64::new(me.starts << 32),
+        });
+        let lists = Ready::new();
+        let watches = Watches {
+            client: ClientRef(client),
+            index,
+            writer,
+            drain: drain.clone(),
+        };
+        watches.start(|name| lists.block(name));
+
+        let page = metrics_page(&fleet);
+        let front = Front {
+            fleet: Arc::clone(&fleet),
+            ready: ready.clone(),
+            metrics: Arc::clone(&page),
+        };
+        let tls = people_tls(&self.ca, &self.server).map_err(|e| failed("the people's port")(&e))?;
+        drop(drain.spawn(metastore::api::serve(self.api, tls, identify(), front, drain.clone())));
+        drop(drain.spawn(daemon::health::serve(self.health, ready.clone(), page, drain.clone())));
+        drop(drain.spawn(Arc::clone(&fleet).show()));
+        let keeper = KeepCertificate {
+            ca: self.ca,
+            dir: self.config.data_dir.join("pki"),
+            names: self.names,
+        };
+        let (accepting, stopping) = (Arc::clone(&fleet), drain.clone());
+        drop(drain.spawn(async move {
+            // Before everything was seen once, sets would look empty, and gateways would be told to drop what they hold.
+            tokio::select! {
+                biased;
+                () = stopping.stopping() => return,
+                () = until_ready(&lists) => {}
+            }
+            drop(starting);
+            let endpoint = Arc::new(self.endpoint);
+            tokio::join!(accepting.accept(Arc::clone(&endpoint)), keeper.keep(endpoint, stopping));
+        }));
+        write_run_file(&self.config.data_dir, self.addresses)?;
+        tracing::info!(listen = %self.addresses.listen, api = %self.addresses.api, health = %self.addresses.health, "ready");
+        Ok(Hub {
+            addresses: self.addresses,
+            fleet,
+            ready,
+            drain,
+            store: self.store,
+        })
+    }
+}
+
+impl Hub {
+    /// Where it listens.
+    pub const fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Resolves when gateways are let in.
+    pub async fn ready(&self) {
+        until_ready(&self.ready).await;
+    }
+
+    /// Gateways with a session now.
+    pub fn connected(&self) -> usize {
+        self.fleet.registry.counts().0
+    }
+
+    /// Resolves when the store ends by itself, because its file is damaged or its disk is gone: nothing can go on then.
+    pub async fn broken(&self) -> String {
+        self.store.ended().await.to_string()
+    }
+
+    /// Tells the gateways, lets what is under way end, closes the store; false when something did not end in time.
+    pub async fn stop(self) -> bool {
+        let in_time = self.drain.finish(DRAIN_DEADLINE).await;
+        self.store.close().await;
+        in_time
+    }
+}
+
+async fn until_ready(ready: &Ready) {
+    while !ready.pending().is_empty() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Renews the hub's own certificate long before its end, without a restart.
+struct KeepCertificate {
+    ca: Arc<HubCa>,
+    dir: std::path::PathBuf,
+    names: Vec<String>,
+}
+
+impl KeepCertificate {
+    async fn keep(self, endpoint: Arc<HubEndpoint>, drain: Drain) {
+        loop {
+            tokio::select! {
+                biased;
+                () = drain.stopping() => return,
+                () = tokio::time::sleep(SERVER_CERTIFICATE_CHECK) => {}
+            }
+            match self
+                .ca
+                .load_or_issue_server(&self.dir, &self.names, daemon::clock::wall_ms())
+            {
+                Ok((_, false)) => {}
+                Ok((server, true)) => {
+                    if let Err(e) = endpoint.set_certificate(&server) {
+                        tracing::error!(error = %e, "The hub's new certificate cannot be used.");
+                    }
+                }
+                Err(e) => tracing::error!(error = %e, "The hub's certificate cannot be renewed."),
+            }
+        }
+    }
+}
+
+fn metrics_page(fleet: &Arc<Fleet>) -> daemon::health::Metrics {
+    let fleet = Arc::clone(fleet);
+    Arc::new(move || {
+        let (connected, in_sync) = fleet.registry.counts();
+        let (devices, models, edge_nodes) = fleet.index.counts();
+        let writer_backlog = fleet.writer.backlog();
+        fleet.metrics.render(Gauges {
+            connected,
+            in_sync,
+            devices,
+            models,
+            edge_nodes,
+            writer_backlog,
+        })
+    })
+}
+
+/// Who a client certificate of the hub's CA is: its common name, in the groups it names.
+fn identify() -> Identify {
+    Arc::new(|cert| {
+        let cert = Cert::parse(cert).ok()?;
+        (!cert.common_name.is_empty()).then(|| User::new(cert.common_name, cert.organizations))
+    })
+}
+
+fn people_tls(ca: &HubCa, server: &Credential) -> Result<Arc<rustls::ServerConfig>, Box<dyn std::error::Error>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.cert().clone())?;
+    let provider = daemon::tls::provider();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()?;
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(server.chain()?, server.key()?)?;
+    Ok(Arc::new(config))
+}
+
+/// An address a client on this machine can use for what is bound to a wildcard.
+fn dialable(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::from(([127, 0, 0, 1], address.port())),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::from(([127, 0, 0, 1], address.port())),
+        _ => address,
+    }
+}
+
+/// Where gateways can find a hub that was told nothing: what it listens on; a wildcard stands for this machine's first address, its
+/// name, and itself.
+fn reachable(listen: SocketAddr) -> Vec<String> {
+    if !listen.ip().is_unspecified() {
+        return vec![listen.to_string()];
+    }
+    let port = listen.port();
+    let mut out = Vec::new();
+    out.extend(first_address().map(|ip| SocketAddr::new(ip, port).to_string()));
+    out.extend(host_name().map(|name| format!("{name}:{port}")));
+    out.push(format!("127.0.0.1:{port}"));
+    out
+}
+
+/// The address this machine would speak to the world from; nothing is sent.
+fn first_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
+}
+
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()?
+        .trim()
+        .to_ascii_lowercase();
+    (link::pki::is_node_name(&name) && name != "localhost").then_some(name)
+}
+
+/// The names in the hub's certificate.
+fn server_names(config: &Config, api: SocketAddr) -> Vec<String> {
+    let mut names = vec!["127.0.0.1".to_owned(), "::1".to_owned(), "localhost".to_owned()];
+    names.extend(config.names.iter().cloned());
+    names.extend(
+        config
+            .advertise
+            .iter()
+            .filter_map(|a| split_address(a))
+            .map(|(host, _)| host.to_owned()),
+    );
+    names.extend(
+        [api.ip(), config.listen.ip()]
+            .iter()
+            .filter(|ip| !ip.is_unspecified())
+            .map(ToString::to_string),
+    );
+    names.extend(first_address().map(|ip| ip.to_string()));
+    names.extend(host_name());
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// `admin.kubeconfig`: made at the first start, made again when the people's port moved or its certificate nears its end.
+fn admin_kubeconfig(data_dir: &Path, ca: &HubCa, api: SocketAddr, now: u64) -> Result<(), Failure> {
+    let path = data_dir.join("admin.kubeconfig");
+    let server = format!("https://{}", dialable(api));
+    let made = pki_stamp(&server, now);
+    let stamp = data_dir.join("pki").join("admin.stamp");
+    let fresh = std::fs::read_to_string(&stamp)
+        .ok()
+        .filter(|s| path.exists() && still_good(s, &server, now));
+    if fresh.is_some() {
+        return Ok(());
+    }
+    let wrong = |e: link::pki::PkiError| failed("the administrator's kubeconfig")(&e);
+    let client = ca.issue_admin("kurator-admin", now).map_err(wrong)?;
+    let ca_pem = ca.cert_pem();
+    let kubeconfig = Kubeconfig {
+        name: "kurator",
+        server: &server,
+        ca_pem: &ca_pem,
+        client: &client,
+    };
+    write_kubeconfig(&path, &kubeconfig).map_err(wrong)?;
+    write_atomic(&stamp, made.as_bytes(), 0o600).map_err(wrong)
+}
+
+/// When, and for which address, the kubeconfig was made.
+fn pki_stamp(server: &str, now: u64) -> String {
+    format!("{now} {server}")
+}
+
+fn still_good(stamp: &str, server: &str, now: u64) -> bool {
+    let Some((made, at)) = stamp.split_once(' ') else {
+        return false;
+    };
+    let life = u64::try_from(link::pki::ADMIN_VALID.as_millis()).unwrap_or(u64::MAX);
+    at == server
+        && made
+            .parse::<u64>()
+            .is_ok_and(|made| now.saturating_sub(made) < life / 3 * 2)
+}
+
+/// `hub.json`: where a program that started the hub finds it.
+fn write_run_file(data_dir: &Path, at: Addresses) -> Result<(), Failure> {
+    let run = json!({
+        "listen": dialable(at.listen).to_string(),
+        "api": format!("https://{}", dialable(at.api)),
+        "health": format!("http://{}", dialable(at.health)),
+        "pid": std::process::id(),
+    });
+    let path = data_dir.join("hub.json");
+    write_atomic(&path, run.to_string().as_bytes(), 0o644).map_err(|e| failed("cannot write hub.json")(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_become_addresses_people_can_dial() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert_eq!(dialable(at("0.0.0.0:5")), at("127.0.0.1:5"));
+        assert_eq!(dialable(at("[::]:5")), at("127.0.0.1:5"));
+        assert_eq!(dialable(at("10.0.0.1:5")), at("10.0.0.1:5"));
+        assert_eq!(reachable(at("10.0.0.1:5")), ["10.0.0.1:5"]);
+        let all = reachable(at("0.0.0.0:10443"));
+        assert_eq!(all.last().unwrap(), "127.0.0.1:10443");
+        assert!(all.iter().all(|a| split_address(a).is_some()), "{all:?}");
+    }
+
+    #[test]
+    fn the_kubeconfig_is_made_again_when_the_port_moved_or_it_grows_old() {
+        let day = 24 * 3600 * 1000;
+        let stamp = pki_stamp("https://127.0.0.1:8443", 1000);
+        assert!(still_good(&stamp, "https://127.0.0.1:8443", 1000 + 100 * day));
+        assert!(!still_good(&stamp, "https://127.0.0.1:9443", 1000));
+        assert!(!still_good(&stamp, "https://127.0.0.1:8443", 1000 + 300 * day));
+        assert!(!still_good("garbage", "https://127.0.0.1:8443", 0));
+    }
+}

@@ -1,0 +1,69 @@
+//! Who may do what with the embedded API: administrators everything; a gateway may look at the objects that are its own, one by
+//! one; everybody else may ask how the server is.
+
+use std::sync::Arc;
+
+use link::pki::{NODE_GROUP, NODE_PREFIX};
+use metastore::api::{Attributes, Authorizer, Decision, User, is_public};
+
+use crate::enroll::Directory;
+use crate::upstream::Index;
+
+/// The authorizer.
+#[derive(Debug)]
+pub(crate) struct Access {
+    index: Arc<Index>,
+    directory: Arc<Directory>,
+}
+
+impl Access {
+    pub(crate) const fn new(index: Arc<Index>, directory: Arc<Directory>) -> Self {
+        Self { index, directory }
+    }
+
+    /// Whether an object is this node's. Lists are nobody's: they would show the others.
+    fn owns(&self, node: &str, a: &Attributes<'_>) -> bool {
+        if a.name.is_empty() || !matches!(a.verb, "get" | "watch" | "list") || !matches!(a.subresource, "" | "status") {
+            return false;
+        }
+        match (a.group, a.resource) {
+            ("", "nodes") => a.name == node,
+            ("edge.kubeedge.io", "edgenodes") => {
+                self.index.edge_node_of(node).is_some_and(|(name, _)| *name == *a.name)
+            }
+            ("devices.kubeedge.io", "devices" | "devicestatuses") => self
+                .index
+                .device_node(a.namespace, a.name)
+                .flatten()
+                .is_some_and(|owner| *owner == *node),
+            ("devices.kubeedge.io", "devicemodels") => self.index.uses_model(node, a.namespace, a.name),
+            _ => false,
+        }
+    }
+}
+
+/// The node whose identity this user has.
+pub(crate) fn node_of(user: &User) -> Option<&str> {
+    user.name
+        .strip_prefix(NODE_PREFIX)
+        .filter(|_| user.in_group(NODE_GROUP))
+}
+
+impl Authorizer for Access {
+    fn allow(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
+        if user.is_master() || is_public(user, attributes) {
+            return Decision::Allow;
+        }
+        let Some(node) = node_of(user) else {
+            return Decision::Deny("only members of system:masters may".to_owned());
+        };
+        if self.directory.identity(node).is_none_or(|i| i.revoked) {
+            return Decision::Deny("the node is not enrolled, or was revoked".to_owned());
+        }
+        if self.owns(node, attributes) {
+            Decision::Allow
+        } else {
+            Decision::Deny("a gateway may read its own objects only, each by its name".to_owned())
+        }
+    }
+}

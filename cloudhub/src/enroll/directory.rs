@@ -1,0 +1,302 @@
+//! Tokens and identities: in memory for every question, in the store for every restart. Each change is one store transaction,
+//! and nobody is told of it before it is durable.
+//!
+//! Changes are decided and queued under one lock, so that their order in memory is their order on disk; a change that could not
+//! be stored is taken back from memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use metastore::store::{CommitError, Op, Store, StoreError, Tx};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::identity::{Certificate, Identity, IdentityRefusal};
+use super::token::TokenRecord;
+
+const TOKENS: &str = "tokens";
+const IDENTITIES: &str = "identities";
+
+/// Tokens kept at a time; each is a few hundred bytes, and people make them one by one.
+const MAX_TOKENS: usize = 10_000;
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DirectoryError {
+    /// Too many tokens are kept.
+    #[error("there are {MAX_TOKENS} tokens already; revoke some or wait until they are forgotten")]
+    TooManyTokens,
+    /// The store did not take it.
+    #[error(transparent)]
+    Store(#[from] CommitError),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    tokens: BTreeMap<String, TokenRecord>,
+    identities: HashMap<Arc<str>, Identity>,
+}
+
+/// The directory.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    store: Store,
+    state: Mutex<State>,
+}
+
+/// A change to records, with what was there before.
+#[derive(Debug, Default)]
+struct Change {
+    ops: Vec<Op>,
+    tokens_before: Vec<(String, Option<TokenRecord>)>,
+    identities_before: Vec<(Arc<str>, Option<Identity>)>,
+}
+
+impl Change {
+    fn token(&mut self, state: &mut State, record: TokenRecord) {
+        self.ops.push(put(TOKENS, &record.id, &record));
+        let id = record.id.clone();
+        self.tokens_before.push((id.clone(), state.tokens.insert(id, record)));
+    }
+
+    fn identity(&mut self, state: &mut State, identity: Identity) {
+        self.ops.push(put(IDENTITIES, &identity.node, &identity));
+        let node: Arc<str> = Arc::from(identity.node.as_str());
+        self.identities_before
+            .push((Arc::clone(&node), state.identities.insert(node, identity)));
+    }
+
+    fn forget_token(&mut self, state: &mut State, id: &str) {
+        self.ops.push(Op::KvDelete {
+            bucket: TOKENS.into(),
+            key: id.as_bytes().to_vec(),
+        });
+        self.tokens_before.push((id.to_owned(), state.tokens.remove(id)));
+    }
+
+    fn take_back(self, state: &mut State) {
+        for (id, before) in self.tokens_before.into_iter().rev() {
+            match before {
+                Some(record) => drop(state.tokens.insert(id, record)),
+                None => drop(state.tokens.remove(&id)),
+            }
+        }
+        for (node, before) in self.identities_before.into_iter().rev() {
+            match before {
+                Some(identity) => drop(state.identities.insert(node, identity)),
+                None => drop(state.identities.remove(&node)),
+            }
+        }
+    }
+}
+
+fn put(bucket: &str, key: &str, record: &impl Serialize) -> Op {
+    Op::KvPut {
+        bucket: bucket.into(),
+        key: key.as_bytes().to_vec(),
+        value: serde_json::to_vec(record).expect("a record of texts and numbers serialises"),
+    }
+}
+
+/// What a join does to the records; see [`Directory::join`].
+#[derive(Debug)]
+pub(crate) struct Joined {
+    pub(crate) token: TokenRecord,
+    pub(crate) identity: Identity,
+}
+
+impl Directory {
+    /// Reads both buckets.
+    ///
+    /// # Errors
+    /// When the store cannot be read. A record that cannot be is passed over with a warning.
+    pub(crate) fn open(store: Store) -> Result<Self, StoreError> {
+        let tokens: Vec<TokenRecord> = records(&store, TOKENS)?;
+        let identities: Vec<Identity> = records(&store, IDENTITIES)?;
+        let state = State {
+            tokens: tokens.into_iter().map(|t| (t.id.clone(), t)).collect(),
+            identities: identities
+                .into_iter()
+                .map(|i| (Arc::from(i.node.as_str()), i))
+                .collect(),
+        };
+        Ok(Self {
+            store,
+            state: Mutex::new(state),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decides under the lock, then waits until the decision is on disk. `decide` answers with what it found; without a change
+    /// nothing is written.
+    async fn change<T>(&self, decide: impl FnOnce(&mut State, &mut Change) -> T) -> Result<T, CommitError> {
+        let mut change = Change::default();
+        let (found, commit) = {
+            let mut state = self.lock();
+            let found = decide(&mut state, &mut change);
+            if change.ops.is_empty() {
+                return Ok(found);
+            }
+            (found, self.store.submit(Tx(std::mem::take(&mut change.ops))))
+        };
+        if let Err(e) = commit.await {
+            change.take_back(&mut self.lock());
+            return Err(e);
+        }
+        Ok(found)
+    }
+
+    /// All tokens that are not forgotten, in order of id.
+    pub(crate) fn tokens(&self) -> Vec<TokenRecord> {
+        self.lock().tokens.values().cloned().collect()
+    }
+
+    /// Adds a token, and forgets those nobody needs to hear of at `now` (wall clock, ms).
+    pub(crate) async fn add_token(&self, record: TokenRecord, now: u64) -> Result<(), DirectoryError> {
+        self.change(|state, change| {
+            let old: Vec<String> = state
+                .tokens
+                .values()
+                .filter(|t| t.forgettable(now))
+                .map(|t| t.id.clone())
+                .collect();
+            for id in old {
+                change.forget_token(state, &id);
+            }
+            if state.tokens.len() >= MAX_TOKENS {
+                return Err(DirectoryError::TooManyTokens);
+            }
+            change.token(state, record);
+            Ok(())
+        })
+        .await?
+    }
+
+    /// Takes a token back; false when there is none of that id.
+    pub(crate) async fn revoke_token(&self, id: &str) -> Result<bool, CommitError> {
+        self.change(|state, change| {
+            let Some(record) = state.tokens.get(id).cloned() else {
+                return false;
+            };
+            if !record.revoked {
+                change.token(
+                    state,
+                    TokenRecord {
+                        revoked: true,
+                        ..record
+                    },
+                );
+            }
+            true
+        })
+        .await
+    }
+
+    /// Throws a node out: no certificate of it is accepted from here on, and the tokens bound to its name are taken back. False
+    /// when it was never enrolled.
+    pub(crate) async fn revoke_node(&self, node: &str) -> Result<bool, CommitError> {
+        self.change(|state, change| {
+            let Some(identity) = state.identities.get(node).cloned() else {
+                return false;
+            };
+            if !identity.revoked {
+                change.identity(
+                    state,
+                    Identity {
+                        revoked: true,
+                        ..identity
+                    },
+                );
+            }
+            let bound: Vec<TokenRecord> = state
+                .tokens
+                .values()
+                .filter(|t| t.node.as_deref() == Some(node) && !t.revoked)
+                .cloned()
+                .collect();
+            for token in bound {
+                change.token(state, TokenRecord { revoked: true, ..token });
+            }
+            true
+        })
+        .await
+    }
+
+    /// Lets `decide` look at a token and the identity of a node, and replaces both, in one transaction, when it says so.
+    pub(crate) async fn join<E>(
+        &self,
+        token: &str,
+        decide: impl FnOnce(Option<&TokenRecord>, &dyn Fn(&str) -> Option<Identity>) -> Result<Option<Joined>, E>,
+    ) -> Result<Result<(), E>, CommitError> {
+        self.change(|state, change| {
+            let joined = {
+                let identity = |node: &str| state.identities.get(node).cloned();
+                decide(state.tokens.get(token), &identity)?
+            };
+            if let Some(joined) = joined {
+                change.token(state, joined.token);
+                change.identity(state, joined.identity);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Records a rotation asked for under certificate `current`; false when that certificate is not accepted any more.
+    pub(crate) async fn rotate(&self, node: &str, current: &str, new: Certificate) -> Result<bool, CommitError> {
+        self.change(|state, change| {
+            let identity = state
+                .identities
+                .get(node)
+                .filter(|i| i.accepts(current).is_ok())
+                .cloned();
+            let Some(identity) = identity else {
+                return false;
+            };
+            change.identity(state, identity.rotated(current, new));
+            true
+        })
+        .await
+    }
+
+    /// Whether this certificate speaks for this node now.
+    ///
+    /// # Errors
+    /// Unknown, revoked or replaced.
+    pub(crate) fn accepts(&self, node: &str, serial: &str) -> Result<(), IdentityRefusal> {
+        self.lock()
+            .identities
+            .get(node)
+            .map_or(Err(IdentityRefusal::Unknown), |i| i.accepts(serial))
+    }
+
+    /// The record of a node.
+    pub(crate) fn identity(&self, node: &str) -> Option<Identity> {
+        self.lock().identities.get(node).cloned()
+    }
+
+    /// Names of all nodes ever enrolled, with whether they are revoked.
+    pub(crate) fn nodes(&self) -> Vec<(Arc<str>, bool)> {
+        self.lock()
+            .identities
+            .iter()
+            .map(|(n, i)| (Arc::clone(n), i.revoked))
+            .collect()
+    }
+}
+
+fn records<T: DeserializeOwned>(store: &Store, bucket: &str) -> Result<Vec<T>, StoreError> {
+    let mut out = Vec::new();
+    for (key, value) in store.kv_scan(bucket, b"")? {
+        match serde_json::from_slice(&value) {
+            Ok(record) => out.push(record),
+            Err(e) => {
+                let key = String::from_utf8_lossy(&key);
+                tracing::warn!(bucket, %key, error = %e, "A record cannot be read and is passed over.");
+            }
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,431 @@
+//! One connected gateway, from its connection to its end: one task that drives the session and does what the session asks for.
+//!
+//! It serves the session from the index, hands what the gateway reports to the writer, journals to the sink, and acknowledges
+//! each only when it is safe. Between those it waits and holds nothing but the two sets.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use link::driver::{self, Events, SessionEnded, SessionHandle};
+use link::pki::NodeProfile;
+use link::{CloseCode, Connection, Goodbye, Stream, StreamKind};
+use metastore::store::CommitError;
+use proto::{Applied, Change, CloseReason, Event, Key, Rotation, Session};
+
+use super::Fleet;
+use super::claims::{Verdict, Who};
+use super::journal::Journals;
+use super::outbox::Outbox;
+use super::registry::{Facts, Live};
+use crate::enroll::Certificate;
+use crate::upstream::{Batch, Job, Observed, ObservedKey, Urgency, observed_key};
+
+/// From the end of the handshake until the session's stream is there.
+const STREAM_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why the application's side of a session stops.
+enum Stop {
+    /// The session is over.
+    Ended,
+    /// The hub's own store does not take what must be safe.
+    Store(CommitError),
+}
+
+impl From<SessionEnded> for Stop {
+    fn from(_: SessionEnded) -> Self {
+        Self::Ended
+    }
+}
+
+/// Serves a connection whose peer was let in by the gate.
+pub(crate) async fn serve(fleet: Arc<Fleet>, connection: Connection) {
+    let Some(peer) = connection.peer().cloned() else {
+        return;
+    };
+    let Some(node) = peer.node().map(Arc::<str>::from) else {
+        return;
+    };
+    let stream = tokio::select! {
+        biased;
+        () = fleet.drain.stopping() => None,
+        stream = tokio::time::timeout(STREAM_DEADLINE, session_stream(&connection)) => stream.ok().flatten(),
+    };
+    let Some(stream) = stream else {
+        connection.close(&Goodbye::new(CloseCode::Protocol, "no session was begun"));
+        return;
+    };
+    let epoch = fleet.next_epoch();
+    let config = fleet.session_config(epoch);
+    let session = Session::hub(config, &node, daemon::clock::since_start());
+    let (driver, handle, events) = driver::drive(session, stream);
+    let cancel = fleet.drain.token().clone();
+    let run = Run {
+        fleet: &fleet,
+        connection: &connection,
+        node: Arc::clone(&node),
+        serial: peer.serial.clone(),
+        epoch,
+    };
+    let driving = Box::pin(driver.run(cancel));
+    let (outcome, live) = tokio::join!(driving, Box::pin(run.until_end(handle, events)));
+    let code = match &outcome.end {
+        driver::End::Session(_) => CloseCode::Protocol,
+        driver::End::Closed if fleet.drain.is_stopping() => CloseCode::GoingAway,
+        _ => CloseCode::Normal,
+    };
+    connection.close(&Goodbye::new(code, ""));
+    tracing::debug!(%node, epoch, end = %outcome.end, "A session ended.");
+    if let Some(live) = live {
+        fleet.metrics.sessions_ended.add(1);
+        fleet.index.unsubscribe(&node, epoch);
+        if fleet.registry.leave(&live) && !fleet.drain.is_stopping() {
+            fleet.writer.presence(&node);
+        }
+    }
+}
+
+/// The stream that the session runs on: the first that says so.
+async fn session_stream(connection: &Connection) -> Option<Stream> {
+    loop {
+        let mut stream = connection.accept_bi().await.ok()?;
+        if stream.read_kind().await.ok()? == StreamKind::Session {
+            return Some(stream);
+        }
+    }
+}
+
+struct Run<'a> {
+    fleet: &'a Arc<Fleet>,
+    connection: &'a Connection,
+    node: Arc<str>,
+    serial: String,
+    epoch: u64,
+}
+
+/// A commit that a journal waits for: (stream, cursor, records, dropped).
+type Stored = (Arc<str>, u64, u64, u64);
+
+impl Run<'_> {
+    /// The application's side. Returns the session's entry when it was taken in.
+    async fn until_end(self, handle: SessionHandle, mut events: Events) -> Option<Arc<Live>> {
+        let Ok(Some((live, journals))) = self.hello(&handle, &mut events).await else {
+            // Refused: the driver ends by itself when it has told the gateway.
+            while events.next().await.is_some() {}
+            return None;
+        };
+        let mut work = Work {
+            run: &self,
+            live: &live,
+            handle: &handle,
+            journals,
+            batches: VecDeque::new(),
+            written: BTreeMap::new(),
+        };
+        if let Err(Stop::Store(e)) = work.until_end(&mut events).await {
+            tracing::error!(node = %self.node, error = %e, "A journal could not be stored; its session is ended.");
+            handle.call(|s, _| s.close(CloseReason::Internal)).await.ok();
+            while events.next().await.is_some() {}
+        }
+        Some(live)
+    }
+
+    /// Waits for the gateway's Hello and answers it.
+    async fn hello(
+        &self,
+        handle: &SessionHandle,
+        events: &mut Events,
+    ) -> Result<Option<(Arc<Live>, Journals)>, SessionEnded> {
+        let fleet = self.fleet;
+        let (agent_version, boot, instance) = loop {
+            match events.next().await {
+                None => return Ok(None),
+                Some(Event::Hello {
+                    agent_version,
+                    boot_id,
+                    instance,
+                    ..
+                }) => break (agent_version, boot_id, instance),
+                Some(_) => {}
+            }
+        };
+        let now = daemon::clock::wall_ms();
+        let live = Arc::new(Live {
+            node: Arc::clone(&self.node),
+            epoch: self.epoch,
+            serial: self.serial.clone(),
+            agent_version,
+            since: now,
+            connection: self.connection.clone(),
+            handle: handle.clone(),
+            outbox: Arc::new(Outbox::default()),
+            facts: Mutex::new(Facts::default()),
+            exchanged: fleet.registry.exchanged(&self.node),
+            shown: AtomicU64::new(now),
+        });
+        let refuse = |reason: CloseReason| {
+            fleet.metrics.sessions_refused.add(1);
+            handle.call(move |s, _| s.refuse(reason))
+        };
+        match fleet.registry.enter(&live, Who { instance, boot }) {
+            Verdict::Accept { fence } => fleet.metrics.sessions_fenced.add(u64::from(fence.is_some())),
+            Verdict::Duplicate { retry_after } => {
+                tracing::warn!(node = %self.node, address = %self.connection.remote_addr(),
+                    "A second gateway runs with this identity; it is turned away.");
+                refuse(CloseReason::Busy { retry_after }).await?;
+                return Ok(None);
+            }
+        }
+        // Only now: a revocation from here on finds the session, an earlier one is found here.
+        let refused = match fleet.directory.accepts(&self.node, &self.serial) {
+            Ok(()) => None,
+            Err(why) => Some(super::reason(why)),
+        };
+        let journals = match refused {
+            Some(reason) => Err(reason),
+            None => Journals::open(fleet.store.clone(), Arc::clone(&self.node), instance).map_err(|e| {
+                tracing::error!(node = %self.node, error = %e, "The journals' cursors cannot be read.");
+                CloseReason::Internal
+            }),
+        };
+        let journals = match journals {
+            Ok(journals) => journals,
+            Err(reason) => {
+                fleet.registry.leave(&live);
+                refuse(reason).await?;
+                return Ok(None);
+            }
+        };
+        let (source, inventory) = fleet.index.subscribe(&self.node, self.epoch, &live.outbox);
+        let cursors = journals.cursors();
+        live.set_journals(journals.account());
+        handle
+            .call(move |s, now| s.accept(now, source, inventory, cursors))
+            .await?;
+        fleet.metrics.sessions_started.add(1);
+        fleet.writer.node(&self.node);
+        Ok(Some((live, journals)))
+    }
+}
+
+/// A session that was taken in.
+struct Work<'a> {
+    run: &'a Run<'a>,
+    live: &'a Arc<Live>,
+    handle: &'a SessionHandle,
+    journals: Journals,
+    /// Batches handed to the writer, in order.
+    batches: VecDeque<u64>,
+    /// Of those, the ones that are written but not the first.
+    written: BTreeMap<u64, Vec<(Key, String)>>,
+}
+
+impl Work<'_> {
+    async fn until_end(&mut self, events: &mut Events) -> Result<(), Stop> {
+        let mut commits = FuturesOrdered::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.live.outbox.rung() => self.wanted().await?,
+                Some(stored) = commits.next(), if !commits.is_empty() => self.stored(stored).await?,
+                event = events.next() => match event {
+                    None => return Ok(()),
+                    Some(Event::Journal { stream, first_seq, records }) => {
+                        let (commit, cursor, new) = self.journals.append(&stream, first_seq, records).await;
+                        commits.push_back(settle(commit, (stream, cursor, new, 0)));
+                    }
+                    Some(Event::JournalDropped { stream, from, to, reason }) => {
+                        tracing::info!(node = %self.live.node, %stream, from, to, ?reason, "A gateway had to drop records.");
+                        let (commit, cursor, lost) = self.journals.dropped(&stream, from, to).await;
+                        commits.push_back(settle(commit, (stream, cursor, 0, lost)));
+                    }
+                    Some(event) => self.event(event).await?,
+                },
+                stream = self.run.connection.accept_bi() => match stream {
+                    Ok(stream) => self.run.fleet.serve_stream(&self.live.node, stream),
+                    // The session's own stream ends with the connection; its driver says so.
+                    Err(_) => std::future::pending().await,
+                },
+            }
+        }
+    }
+
+    /// What the rest of the hub wants.
+    async fn wanted(&mut self) -> Result<(), Stop> {
+        let wanted = self.live.outbox.take();
+        if let Some(reason) = wanted.close {
+            self.handle.call(move |s, _| s.close(reason)).await?;
+            return Ok(());
+        }
+        if !wanted.changes.is_empty() {
+            self.run.fleet.metrics.desired_changes.add(wanted.changes.len() as u64);
+            let changes = wanted.changes;
+            self.handle
+                .call(move |s, _| {
+                    for (key, body) in changes {
+                        match body {
+                            Some(body) => s.source_put_hashed(key, body.hash, body.bytes),
+                            None => s.source_remove(&key),
+                        }
+                    }
+                })
+                .await?;
+        }
+        self.written.extend(wanted.written);
+        let mut acknowledge = Vec::new();
+        while let Some(number) = self.batches.front() {
+            let Some(refused) = self.written.remove(number) else {
+                break;
+            };
+            acknowledge.push((*number, Applied { refused }));
+            self.batches.pop_front();
+        }
+        if !acknowledge.is_empty() || !wanted.lost.is_empty() {
+            let lost = wanted.lost;
+            self.handle
+                .call(move |s, _| {
+                    acknowledge
+                        .into_iter()
+                        .for_each(|(number, applied)| s.applied(number, applied));
+                    lost.iter().for_each(|key| s.mirror_forget(key));
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn stored(&mut self, stored: Result<Stored, CommitError>) -> Result<(), Stop> {
+        let (stream, cursor, records, dropped) = stored.map_err(Stop::Store)?;
+        let metrics = &self.run.fleet.metrics;
+        metrics.journal_records.add(records);
+        metrics.journal_dropped.add(dropped);
+        self.live.set_journals(self.journals.account());
+        self.handle.call(move |s, _| s.journal_stored(&stream, cursor)).await?;
+        Ok(())
+    }
+
+    async fn event(&mut self, event: Event) -> Result<(), Stop> {
+        match event {
+            Event::Apply { batch, changes } => {
+                self.live.exchanged.received.add(changes.len() as u64);
+                self.apply(batch, changes);
+            }
+            Event::Acked { keys } => self.live.exchanged.sent.add(keys.len() as u64),
+            Event::InSync { set } => {
+                tracing::trace!(node = %self.live.node, ?set, "in sync");
+                self.facts().await?;
+            }
+            Event::Refused { key, reason } => {
+                tracing::warn!(node = %self.live.node, %key, %reason, "A gateway refuses an object.");
+                self.facts().await?;
+            }
+            Event::Rotate { csr } => {
+                let answer = self.rotate(&csr).await;
+                self.handle.call(move |s, _| s.rotated(answer)).await?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn facts(&self) -> Result<(), Stop> {
+        self.live.set_facts(self.handle.ask(|s, _| Facts::of(s)).await?);
+        self.run.fleet.registry.stale(&self.live.node);
+        Ok(())
+    }
+
+    /// Hands an observed batch to the writer, except what this gateway may not say.
+    fn apply(&mut self, number: u64, changes: Vec<Change>) {
+        let fleet = self.run.fleet;
+        self.batches.push_back(number);
+        if !fleet.registry.is_current(self.live) {
+            // A newer session speaks for the node; this one is being ended and acknowledges nothing more.
+            return;
+        }
+        fleet.metrics.observed_changes.add(changes.len() as u64);
+        let batch = Batch::new(number, changes.len(), Arc::clone(&self.live.outbox));
+        for Change { key, body, hash } in changes {
+            match self.job(&key, body, hash) {
+                Ok(job) => fleet.writer.submit(&key, job, Some(Arc::clone(&batch)), Urgency::Now),
+                Err(reason) => {
+                    fleet.metrics.observed_refused.add(1);
+                    batch.done(&key, Some(reason.to_owned()));
+                }
+            }
+        }
+    }
+
+    fn job(&self, key: &str, body: Option<bytes::Bytes>, hash: proto::Hash) -> Result<Job, &'static str> {
+        let node = Arc::clone(&self.live.node);
+        let owned = |namespace: &str, name: &str| match self.run.fleet.index.device_node(namespace, name) {
+            None => Err("there is no such device"),
+            Some(Some(owner)) if owner == node => Ok(()),
+            Some(_) => Err("the device is not this gateway's"),
+        };
+        match observed_key(key).ok_or("the hub does not take such an entry")? {
+            ObservedKey::Status { namespace, name } => match body {
+                // A removal is looked at by the writer: the device may be gone with it.
+                None => Ok(Job::StatusGone { node }),
+                Some(body) => owned(namespace, name).map(|()| Job::Status {
+                    node: Arc::clone(&node),
+                    body,
+                    hash,
+                }),
+            },
+            ObservedKey::Twins { namespace, name } => match body {
+                None => Ok(Job::TwinsGone { node }),
+                Some(body) => owned(namespace, name).map(|()| Job::Twins {
+                    node: Arc::clone(&node),
+                    body,
+                    hash,
+                }),
+            },
+            ObservedKey::Node { name } if name == &*node => Ok(Job::Node {
+                observed: body.map_or(Observed::Gone, |body| Observed::Reported { body, hash }),
+            }),
+            ObservedKey::Node { .. } => Err("that is another gateway's Node"),
+        }
+    }
+
+    async fn rotate(&self, csr: &[u8]) -> Rotation {
+        let fleet = self.run.fleet;
+        let now = daemon::clock::wall_ms();
+        let profile = NodeProfile {
+            node: &self.live.node,
+            trust_domain: &fleet.config.trust_domain,
+            valid: fleet.config.certificate_lifetime.0,
+        };
+        let issued = match fleet.ca.issue_node(csr, &profile, now) {
+            Ok(issued) => issued,
+            Err(e) => return Rotation::Refused(e.to_string()),
+        };
+        let info = &issued.info;
+        let certificate = Certificate {
+            serial: info.serial.clone(),
+            not_after: info.not_after_ms,
+            issued: now,
+        };
+        match fleet
+            .directory
+            .rotate(&self.live.node, &self.live.serial, certificate)
+            .await
+        {
+            Ok(true) => {
+                tracing::info!(node = %self.live.node, "A gateway's certificate was renewed.");
+                Rotation::Issued(issued.chain.iter().map(|c| bytes::Bytes::copy_from_slice(c)).collect())
+            }
+            Ok(false) => Rotation::Refused("this certificate is not accepted any more".to_owned()),
+            Err(e) => {
+                tracing::error!(node = %self.live.node, error = %e, "A renewal could not be recorded.");
+                Rotation::Refused("the hub could not record the renewal".to_owned())
+            }
+        }
+    }
+}
+
+async fn settle(commit: metastore::store::Commit, stored: Stored) -> Result<Stored, CommitError> {
+    commit.await.map(|_| stored)
+}

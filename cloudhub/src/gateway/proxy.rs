@@ -1,0 +1,221 @@
+//! `/clusters/<node>/<path…>`: a request to a gateway's own API, carried by a stream of its link, under the caller's identity.
+//!
+//! The gateway takes the hub's word for who asks: it comes as `Impersonate-User` and `Impersonate-Group`. Whatever of those a
+//! client sends itself is taken off, unless the client may act as others anyway.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use link::tunnel::{self, TunnelError};
+use metastore::api::{Status, User};
+
+use super::Body;
+use crate::embedded::node_of;
+use crate::fleet::Fleet;
+
+/// How long a gateway may take until it begins to answer; what comes then (a watch) may take as long as it likes.
+const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Splits `/clusters/<node>/rest?query`.
+fn target(uri: &Uri) -> Option<(String, PathAndQuery)> {
+    let rest = uri.path().strip_prefix("/clusters/")?;
+    let (node, path) = rest.split_once('/').map_or((rest, ""), |(n, p)| (n, p));
+    let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let target = format!("/{path}{query}").parse().ok()?;
+    (!node.is_empty()).then(|| (node.to_owned(), target))
+}
+
+/// Puts the caller's identity in, and takes out what is between two neighbours only.
+fn rewrite(headers: &mut HeaderMap, user: &User) -> Result<(), Status> {
+    let acts_for_others = user.is_master() && headers.contains_key("impersonate-user");
+    let upgrading = headers.contains_key(UPGRADE);
+    // "Connection" may name further headers that end here.
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .filter_map(|n| n.trim().parse().ok())
+        .filter(|n| *n != UPGRADE)
+        .collect();
+    for name in named
+        .iter()
+        .chain([&TE, &TRAILER, &TRANSFER_ENCODING, &AUTHORIZATION, &HOST])
+    {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+    if upgrading {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
+        headers.remove(CONNECTION);
+    }
+    headers.insert(HOST, HeaderValue::from_static("gateway"));
+    if acts_for_others {
+        return Ok(());
+    }
+    let sent: Vec<HeaderName> = headers
+        .keys()
+        .filter(|n| n.as_str().starts_with("impersonate-"))
+        .cloned()
+        .collect();
+    for name in sent {
+        headers.remove(&name);
+    }
+    let value = |text: &str| {
+        HeaderValue::from_str(text).map_err(|_| Status::bad_request("the caller's name cannot be sent to the gateway"))
+    };
+    headers.insert("impersonate-user", value(&user.name)?);
+    for group in &user.groups {
+        headers.append("impersonate-group", value(group)?);
+    }
+    Ok(())
+}
+
+/// Answers a request below `/clusters/`.
+///
+/// # Errors
+/// What the caller is told when the gateway does not answer itself.
+pub(crate) async fn answer(
+    fleet: &Arc<Fleet>,
+    user: User,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
+    let Some((node, target)) = target(request.uri()) else {
+        return Err(Status::not_found("", "clusters", ""));
+    };
+    let known = user.in_group("system:authenticated");
+    if !known || node_of(&user).is_some() {
+        return Err(Status::forbidden(
+            "",
+            "clusters",
+            &node,
+            &format!("User \"{}\" cannot proxy to a gateway", user.name),
+        ));
+    }
+    let Some(live) = fleet.registry.get(&node) else {
+        let enrolled = fleet.directory.identity(&node).is_some() || fleet.index.edge_node_of(&node).is_some();
+        return Err(if enrolled {
+            Status::unavailable(format!("gateway {node} is not connected"))
+        } else {
+            Status::not_found("", "clusters", &node)
+        });
+    };
+    fleet.metrics.proxied_requests.add(1);
+    rewrite(request.headers_mut(), &user)?;
+    *request.uri_mut() = Uri::from(target);
+    *request.version_mut() = http::Version::HTTP_11;
+    let from_client = request
+        .headers()
+        .contains_key(UPGRADE)
+        .then(|| hyper::upgrade::on(&mut request));
+    let mut response = tunnel::request(&live.connection, request, HEAD_DEADLINE)
+        .await
+        .map_err(|e| match e {
+            TunnelError::Timeout(_) => Status::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "Timeout",
+                format!("gateway {node} does not answer: {e}"),
+            ),
+            e => Status::unavailable(format!("gateway {node} does not answer: {e}")),
+        })?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(from_client) = from_client
+    {
+        let from_gateway = hyper::upgrade::on(&mut response);
+        let drain = fleet.drain.clone();
+        drop(fleet.drain.spawn(async move {
+            let joined = async {
+                let (mut a, mut b) = (TokioIo::new(from_client.await?), TokioIo::new(from_gateway.await?));
+                Ok::<_, super::BoxError>(tokio::io::copy_bidirectional(&mut a, &mut b).await?)
+            };
+            tokio::select! {
+                biased;
+                () = drain.stopping() => {}
+                ended = joined => if let Err(e) = ended {
+                    tracing::debug!(error = %e, "an upgraded connection ended");
+                }
+            }
+        }));
+    } else {
+        for name in [CONNECTION, TRANSFER_ENCODING, TE, TRAILER] {
+            response.headers_mut().remove(name);
+        }
+    }
+    Ok(response.map(|b| b.map_err(Into::into).boxed_unsync()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_keep_path_and_query() {
+        let split = |uri: &str| target(&uri.parse().unwrap()).map(|(n, p)| (n, p.to_string()));
+        let want = |n: &str, p: &str| Some((n.to_owned(), p.to_owned()));
+        assert_eq!(
+            split("/clusters/gw-1/api/v1/nodes?watch=1&limit=5"),
+            want("gw-1", "/api/v1/nodes?watch=1&limit=5")
+        );
+        assert_eq!(split("/clusters/gw-1"), want("gw-1", "/"));
+        assert_eq!(split("/clusters/gw-1/"), want("gw-1", "/"));
+        assert_eq!(split("/clusters//api"), None);
+        assert_eq!(split("/cluster/gw-1"), None);
+    }
+
+    fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
+        list.iter()
+            .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
+            .collect()
+    }
+
+    #[test]
+    fn callers_cannot_pretend_and_hop_headers_end_here() {
+        let mut h = headers(&[
+            ("impersonate-user", "root"),
+            ("impersonate-group", "system:masters"),
+            ("impersonate-extra-scopes", "x"),
+            ("authorization", "Bearer secret"),
+            ("connection", "keep-alive, x-secret"),
+            ("x-secret", "1"),
+            ("accept", "application/json"),
+        ]);
+        rewrite(&mut h, &User::new("bob", ["dev"])).unwrap();
+        assert_eq!(h["impersonate-user"], "bob");
+        let groups: Vec<_> = h
+            .get_all("impersonate-group")
+            .iter()
+            .map(|v| v.to_str().unwrap())
+            .collect();
+        assert_eq!(groups, ["dev", "system:authenticated"]);
+        for gone in ["authorization", "connection", "x-secret", "impersonate-extra-scopes"] {
+            assert!(!h.contains_key(gone), "{gone}");
+        }
+        assert_eq!(h["accept"], "application/json");
+    }
+
+    #[test]
+    fn administrators_may_act_as_others_and_upgrades_pass() {
+        let mut h = headers(&[
+            ("impersonate-user", "bob"),
+            ("connection", "Upgrade"),
+            ("upgrade", "SPDY/3.1"),
+        ]);
+        rewrite(&mut h, &User::new("root", ["system:masters"])).unwrap();
+        assert_eq!(
+            (h["impersonate-user"].as_bytes(), h.get("impersonate-group")),
+            (&b"bob"[..], None)
+        );
+        assert_eq!(
+            (h["connection"].as_bytes(), h["upgrade"].as_bytes()),
+            (&b"upgrade"[..], &b"SPDY/3.1"[..])
+        );
+    }
+}

@@ -1,0 +1,207 @@
+//! The one picture of the API that all sessions are served from: what each gateway should hold, what the hub holds of what each
+//! reported, and who is listening. Behind one lock, so that a session that begins misses no change and sees none twice.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use proto::{Hash, Inventory, SourceSet};
+
+use super::body::{Body, ObservedKey, observed_key};
+use super::desired::{Delta, Desired, DeviceEntry, Name};
+use super::observed::Observed;
+use crate::fleet::Outbox;
+
+#[derive(Debug, Default)]
+struct State {
+    desired: Desired,
+    observed: Observed,
+    listeners: HashMap<Arc<str>, (u64, Arc<Outbox>)>,
+    /// A list of all Devices was seen, and one of all DeviceStatuses.
+    listed: (bool, bool),
+}
+
+/// Shared by watches, sessions and the writer.
+#[derive(Debug, Default)]
+pub(crate) struct Index(Mutex<State>);
+
+/// What a person needs to know about a device to ask where its edit is.
+#[derive(Clone, Debug)]
+pub(crate) struct DeviceFacts {
+    pub(crate) uid: Arc<str>,
+    pub(crate) model: Option<Body>,
+}
+
+impl Index {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(state: &State, deltas: Vec<Delta>) {
+        for delta in deltas {
+            if let Some((_, outbox)) = state.listeners.get(&delta.node) {
+                outbox.change(delta.key, delta.body);
+            }
+        }
+    }
+
+    /// A session begins: its sets as of now, and every difference from now on into `outbox`.
+    pub(crate) fn subscribe(&self, node: &Arc<str>, epoch: u64, outbox: &Arc<Outbox>) -> (SourceSet, Inventory) {
+        let mut state = self.lock();
+        let newer_is_there = state.listeners.get(node).is_some_and(|(e, _)| *e > epoch);
+        if !newer_is_there {
+            state.listeners.insert(Arc::clone(node), (epoch, Arc::clone(outbox)));
+        }
+        let mut source = SourceSet::new();
+        for (key, body) in state.desired.set(node) {
+            source.put_hashed(key, body.hash, body.bytes);
+        }
+        let inventory = state.observed.inventory(node).into_iter().collect();
+        (source, inventory)
+    }
+
+    /// The session ended.
+    pub(crate) fn unsubscribe(&self, node: &str, epoch: u64) {
+        let mut state = self.lock();
+        if state.listeners.get(node).is_some_and(|(e, _)| *e == epoch) {
+            state.listeners.remove(node);
+        }
+    }
+
+    /// See [`Desired::device`].
+    pub(crate) fn device(&self, name: &Name, now: Option<DeviceEntry>) {
+        let mut state = self.lock();
+        let deltas = state.desired.device(name, now);
+        Self::tell(&state, deltas);
+    }
+
+    /// See [`Desired::model`].
+    pub(crate) fn model(&self, name: &Name, key: &Arc<str>, body: Option<Body>) {
+        let mut state = self.lock();
+        let deltas = state.desired.model(name, key, body);
+        Self::tell(&state, deltas);
+    }
+
+    /// See [`Desired::edge_node`]. The nodes it concerns are returned when something changed.
+    pub(crate) fn edge_node(&self, name: &Arc<str>, now: Option<(Arc<str>, Arc<str>, Body)>) -> Vec<Arc<str>> {
+        let mut state = self.lock();
+        let deltas = state.desired.edge_node(name, now);
+        let nodes = deltas.iter().map(|d| Arc::clone(&d.node)).collect();
+        Self::tell(&state, deltas);
+        nodes
+    }
+
+    /// A list of all devices was seen: what was not in it is gone. The gone ones are returned.
+    pub(crate) fn devices_listed(&self, seen: &HashSet<Name>) -> Vec<Name> {
+        let mut state = self.lock();
+        state.listed.0 = true;
+        let gone = state.desired.devices_missing(seen);
+        for name in &gone {
+            let deltas = state.desired.device(name, None);
+            Self::tell(&state, deltas);
+        }
+        gone
+    }
+
+    /// The same for models.
+    pub(crate) fn models_listed(&self, seen: &HashSet<Name>) {
+        let mut state = self.lock();
+        for (name, key) in state.desired.models_missing(seen) {
+            let deltas = state.desired.model(&name, &key, None);
+            Self::tell(&state, deltas);
+        }
+    }
+
+    /// The same for EdgeNodes.
+    pub(crate) fn edge_nodes_listed(&self, seen: &HashSet<Arc<str>>) {
+        let mut state = self.lock();
+        for name in state.desired.edge_nodes_missing(seen) {
+            let deltas = state.desired.edge_node(&name, None);
+            Self::tell(&state, deltas);
+        }
+    }
+
+    /// The API object behind an observed key carries this mark now. When it lost a mark that a live session relies on, the
+    /// session is told, so that its gateway sends the entry again.
+    pub(crate) fn mark(&self, key: &Arc<str>, mark: Option<(Arc<str>, Hash)>, revision: u64) {
+        let mut state = self.lock();
+        let before = state.observed.owner(key);
+        state.observed.set(key, mark, revision);
+        let Some(node) = before.filter(|_| state.observed.owner(key).is_none()) else {
+            return;
+        };
+        let wanted = match observed_key(key) {
+            Some(ObservedKey::Status { namespace, name } | ObservedKey::Twins { namespace, name }) => {
+                state.desired.device_node(namespace, name) == Some(Some(Arc::clone(&node)))
+            }
+            _ => true,
+        };
+        if wanted && let Some((_, outbox)) = state.listeners.get(&node) {
+            outbox.lost(Arc::clone(key));
+        }
+    }
+
+    /// The hub itself takes the object behind this key away, or its mark.
+    pub(crate) fn forget(&self, key: &Arc<str>) {
+        self.lock().observed.set(key, None, 0);
+    }
+
+    /// A list of all objects whose observed keys begin with `prefix` was seen.
+    pub(crate) fn marks_listed(&self, prefix: &str, seen: &HashSet<Arc<str>>) {
+        let missing = {
+            let mut state = self.lock();
+            state.listed.1 |= prefix.contains("devicestatuses");
+            state.observed.missing(prefix, seen)
+        };
+        for key in missing {
+            self.mark(&key, None, 0);
+        }
+    }
+
+    /// The node that reported the object behind `key`, and the hash of what it reported.
+    pub(crate) fn marked(&self, key: &str) -> Option<(Arc<str>, Hash)> {
+        let state = self.lock();
+        state.observed.owner(key).zip(state.observed.hash(key))
+    }
+
+    /// Whether all Devices and all DeviceStatuses are known.
+    pub(crate) fn complete(&self) -> bool {
+        self.lock().listed == (true, true)
+    }
+
+    /// Keys of DeviceStatuses in the API whose device is not.
+    pub(crate) fn orphans(&self) -> Vec<Arc<str>> {
+        let state = self.lock();
+        let keys = state.observed.with_prefix("devices.kubeedge.io/devicestatuses/");
+        let orphan = |key: &Arc<str>| {
+            matches!(observed_key(key), Some(ObservedKey::Status { namespace, name })
+                if state.desired.device_node(namespace, name).is_none())
+        };
+        keys.into_iter().filter(orphan).collect()
+    }
+
+    /// See [`Desired::device_node`].
+    pub(crate) fn device_node(&self, namespace: &str, name: &str) -> Option<Option<Arc<str>>> {
+        self.lock().desired.device_node(namespace, name)
+    }
+
+    /// See [`Desired::device_facts`].
+    pub(crate) fn device_facts(&self, namespace: &str, name: &str) -> Option<DeviceFacts> {
+        let (uid, model) = self.lock().desired.device_facts(namespace, name)?;
+        Some(DeviceFacts { uid, model })
+    }
+
+    /// See [`Desired::edge_node_of`].
+    pub(crate) fn edge_node_of(&self, node: &str) -> Option<(Arc<str>, Body)> {
+        self.lock().desired.edge_node_of(node)
+    }
+
+    /// See [`Desired::uses_model`].
+    pub(crate) fn uses_model(&self, node: &str, namespace: &str, name: &str) -> bool {
+        self.lock().desired.uses_model(node, namespace, name)
+    }
+
+    /// (devices, models, EdgeNodes) known.
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+        self.lock().desired.counts()
+    }
+}

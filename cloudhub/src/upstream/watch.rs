@@ -1,0 +1,312 @@
+//! Five watches feed the index: what gateways should hold (Devices, DeviceModels, EdgeNodes) and the marks of what they reported
+//! (DeviceStatuses, Nodes). Each is one task that lists, watches, and lists again when the API has forgotten where it was.
+//!
+//! Nothing is polled and nothing waits to be collected: a change reaches the sessions in the turn in which its event arrives.
+
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use daemon::drain::Drain;
+use daemon::ready::Block;
+use futures_util::{Stream, StreamExt};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, PartialObjectMeta, TypeMeta};
+use kube::runtime::{WatchStreamExt, watcher};
+use serde_json::Value;
+
+use super::body::{self, Body, DEVICES, EDGE, OBSERVED, OBSERVED_FROM, TWINS, TWINS_FROM};
+use super::desired::{DeviceEntry, Name};
+use super::index::Index;
+use super::queue::Urgency;
+use super::writer::{Job, Writer, hash_of};
+
+/// What the watches share.
+#[derive(Clone, Debug)]
+pub(crate) struct Watches {
+    pub(crate) client: ClientRef,
+    pub(crate) index: Arc<Index>,
+    pub(crate) writer: Writer,
+    pub(crate) drain: Drain,
+}
+
+/// A client, without its insides in `Debug`.
+#[derive(Clone)]
+pub(crate) struct ClientRef(pub(crate) kube::Client);
+
+impl Debug for ClientRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
+}
+
+impl Watches {
+    /// Starts all five. Each holds a block from `ready` until it has seen everything once.
+    pub(crate) fn start(&self, mut ready: impl FnMut(&'static str) -> Block) {
+        let config = watcher::Config::default;
+        let devices = resource(DEVICES, "v1beta1", "Device", "devices");
+        let models = resource(DEVICES, "v1beta1", "DeviceModel", "devicemodels");
+        let statuses = resource(DEVICES, "v1beta1", "DeviceStatus", "devicestatuses");
+        let edge_nodes = resource(EDGE, "v1", "EdgeNode", "edgenodes");
+        let nodes = resource("", "v1", "Node", "nodes");
+        let full = |r: &ApiResource| watcher(Api::<DynamicObject>::all_with(self.client.0.clone(), r), config());
+        let light = |r: &ApiResource| {
+            watcher(
+                Api::<PartialObjectMeta<DynamicObject>>::all_with(self.client.0.clone(), r),
+                config(),
+            )
+        };
+
+        self.run(ready("models"), full(&models), self.models());
+        self.run(ready("devices"), full(&devices), self.devices());
+        self.run(ready("edge nodes"), full(&edge_nodes), self.edge_nodes());
+        self.run(
+            ready("device statuses"),
+            light(&statuses),
+            self.marks(DEVICES, "devicestatuses"),
+        );
+        self.run(ready("nodes"), light(&nodes), self.marks("", "nodes"));
+    }
+
+    /// One watch: turns the watcher's events into ours, with a list told whole.
+    fn run<K: Debug + Send + 'static>(
+        &self,
+        block: Block,
+        stream: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
+        mut tell: impl FnMut(Told<K>) + Send + 'static,
+    ) {
+        let drain = self.drain.clone();
+        drop(self.drain.spawn(async move {
+            let mut block = Some(block);
+            let mut stream = std::pin::pin!(stream.default_backoff());
+            loop {
+                let event = tokio::select! {
+                    biased;
+                    () = drain.stopping() => return,
+                    event = stream.next() => event,
+                };
+                match event {
+                    Some(Ok(watcher::Event::Init)) => tell(Told::ListBegins),
+                    Some(Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object))) => {
+                        tell(Told::Now(object))
+                    }
+                    Some(Ok(watcher::Event::InitDone)) => {
+                        tell(Told::ListEnds);
+                        drop(block.take());
+                    }
+                    Some(Ok(watcher::Event::Delete(object))) => tell(Told::Gone(object)),
+                    Some(Err(e)) => tracing::warn!(error = %e, "A watch of the API broke; it begins again."),
+                    None => return,
+                }
+            }
+        }));
+    }
+}
+
+/// What a watch tells.
+enum Told<K> {
+    ListBegins,
+    Now(K),
+    Gone(K),
+    ListEnds,
+}
+
+fn name(meta: &ObjectMeta) -> Name {
+    let part = |text: &Option<String>| Arc::from(text.as_deref().unwrap_or_default());
+    (part(&meta.namespace), part(&meta.name))
+}
+
+fn revision(meta: &ObjectMeta) -> u64 {
+    meta.resource_version
+        .as_deref()
+        .and_then(|t| t.parse().ok())
+        .unwrap_or(0)
+}
+
+/// A mark out of two annotations.
+fn mark(meta: &ObjectMeta, hash: &str, from: &str) -> Option<(Arc<str>, proto::Hash)> {
+    let notes = meta.annotations.as_ref()?;
+    Some((Arc::from(notes.get(from)?.as_str()), hash_of(notes.get(hash)?)?))
+}
+
+/// The object as it is stored: lists leave out what every item has in common.
+fn whole(mut object: DynamicObject, api_version: &str, kind: &str) -> Value {
+    object.types = Some(TypeMeta {
+        api_version: api_version.to_owned(),
+        kind: kind.to_owned(),
+    });
+    serde_json::to_value(&object).expect("a JSON object serialises")
+}
+
+fn text_at(object: &DynamicObject, pointer: &str) -> Option<Arc<str>> {
+    object
+        .data
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .filter(|t| !t.is_empty())
+        .map(Arc::from)
+}
+
+/// What a list showed, while one is being told.
+type Seen<T> = Option<HashSet<T>>;
+
+impl Watches {
+    fn models(&self) -> impl FnMut(Told<DynamicObject>) + Send + use<> {
+        let index = Arc::clone(&self.index);
+        let mut seen: Seen<Name> = None;
+        move |told| match told {
+            Told::ListBegins => seen = Some(HashSet::new()),
+            Told::ListEnds => index.models_listed(&seen.take().unwrap_or_default()),
+            Told::Gone(object) => {
+                let name = name(&object.metadata);
+                index.model(&name, &body::key(DEVICES, "devicemodels", &name.0, &name.1), None);
+            }
+            Told::Now(object) => {
+                let name = name(&object.metadata);
+                let key = body::key(DEVICES, "devicemodels", &name.0, &name.1);
+                let bytes = body::desired_body(whole(object, "devices.kubeedge.io/v1beta1", "DeviceModel"), true);
+                index.model(&name, &key, Some(Body::new(&key, bytes)));
+                if let Some(seen) = &mut seen {
+                    seen.insert(name.clone());
+                }
+            }
+        }
+    }
+
+    fn devices(&self) -> impl FnMut(Told<DynamicObject>) + Send + use<> {
+        let (index, writer) = (Arc::clone(&self.index), self.writer.clone());
+        let mut seen: Seen<Name> = None;
+        let gone = {
+            let (index, writer) = (Arc::clone(&self.index), self.writer.clone());
+            move |name: &Name| {
+                index.forget(&body::key(DEVICES, "twins", &name.0, &name.1));
+                let status = body::key(DEVICES, "devicestatuses", &name.0, &name.1);
+                if index.marked(&status).is_some() {
+                    writer.submit(&status, Job::Orphan, None, Urgency::Now);
+                }
+            }
+        };
+        move |told| match told {
+            Told::ListBegins => seen = Some(HashSet::new()),
+            Told::ListEnds => {
+                for name in index.devices_listed(&seen.take().unwrap_or_default()) {
+                    gone(&name);
+                }
+                orphans(&index, &writer);
+            }
+            Told::Gone(object) => {
+                let name = name(&object.metadata);
+                index.device(&name, None);
+                gone(&name);
+            }
+            Told::Now(object) => {
+                let name = name(&object.metadata);
+                let key = body::key(DEVICES, "devices", &name.0, &name.1);
+                let (node, model) = (
+                    text_at(&object, "/spec/nodeName"),
+                    text_at(&object, "/spec/deviceModelRef/name"),
+                );
+                let (mark, at) = (mark(&object.metadata, TWINS, TWINS_FROM), revision(&object.metadata));
+                let uid = Arc::from(object.metadata.uid.as_deref().unwrap_or_default());
+                let bytes = body::desired_body(whole(object, "devices.kubeedge.io/v1beta1", "Device"), true);
+                let body = Body::new(&key, bytes);
+                // The mark counts for the gateway whose device it is now.
+                let mark = mark.filter(|(from, _)| node.as_ref() == Some(from));
+                index.device(
+                    &name,
+                    Some(DeviceEntry {
+                        key,
+                        body,
+                        uid,
+                        node,
+                        model,
+                    }),
+                );
+                index.mark(&body::key(DEVICES, "twins", &name.0, &name.1), mark, at);
+                if let Some(seen) = &mut seen {
+                    seen.insert(name.clone());
+                }
+            }
+        }
+    }
+
+    fn edge_nodes(&self) -> impl FnMut(Told<DynamicObject>) + Send + use<> {
+        let (index, writer) = (Arc::clone(&self.index), self.writer.clone());
+        let mut seen: Seen<Arc<str>> = None;
+        move |told| match told {
+            Told::ListBegins => seen = Some(HashSet::new()),
+            Told::ListEnds => index.edge_nodes_listed(&seen.take().unwrap_or_default()),
+            Told::Gone(object) => drop(index.edge_node(&name(&object.metadata).1, None)),
+            Told::Now(object) => {
+                let name = name(&object.metadata).1;
+                let key = body::key(EDGE, "edgenodes", "", &name);
+                let node = text_at(&object, "/spec/nodeInfo/nodeID").unwrap_or_else(|| Arc::clone(&name));
+                // Without its status: that is what the hub itself says about the gateway.
+                let bytes = body::desired_body(whole(object, "edge.kubeedge.io/v1", "EdgeNode"), false);
+                let body = Body::new(&key, bytes);
+                let changed = index.edge_node(&name, Some((node, key, body)));
+                // Labels go on to the Node. In a first list that is old news.
+                if seen.is_none() {
+                    for node in changed {
+                        writer.labels(&node);
+                    }
+                }
+                if let Some(seen) = &mut seen {
+                    seen.insert(Arc::clone(&name));
+                }
+            }
+        }
+    }
+
+    /// DeviceStatuses and Nodes: only what the hub noted on them.
+    fn marks(
+        &self,
+        group: &'static str,
+        plural: &'static str,
+    ) -> impl FnMut(Told<PartialObjectMeta<DynamicObject>>) + Send + use<> {
+        let (index, writer) = (Arc::clone(&self.index), self.writer.clone());
+        let mut seen: Seen<Arc<str>> = None;
+        move |told| match told {
+            Told::ListBegins => seen = Some(HashSet::new()),
+            Told::ListEnds => {
+                index.marks_listed(&format!("{group}/{plural}/"), &seen.take().unwrap_or_default());
+                if plural == "devicestatuses" {
+                    orphans(&index, &writer);
+                }
+            }
+            Told::Gone(object) => {
+                let name = name(&object.metadata);
+                index.mark(
+                    &body::key(group, plural, &name.0, &name.1),
+                    None,
+                    revision(&object.metadata),
+                );
+            }
+            Told::Now(object) => {
+                let name = name(&object.metadata);
+                let key = body::key(group, plural, &name.0, &name.1);
+                index.mark(
+                    &key,
+                    mark(&object.metadata, OBSERVED, OBSERVED_FROM),
+                    revision(&object.metadata),
+                );
+                if let Some(seen) = &mut seen {
+                    seen.insert(Arc::clone(&key));
+                }
+            }
+        }
+    }
+}
+
+/// DeviceStatuses whose Device went while nobody watched. Both lists must have been seen, or everything would look orphaned;
+/// the job looks again before it deletes.
+fn orphans(index: &Index, writer: &Writer) {
+    if index.complete() {
+        for key in index.orphans() {
+            writer.submit(&key, Job::Orphan, None, Urgency::Soon);
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The one place that writes what gateways reported into the API above.
+//!
+//! Jobs wait in a [`Queue`]: one write in flight per object, only the newest behind it, written at once when nothing is in
+//! flight. Workers exist only while there is work. An API that cannot be asked is asked again with growing pauses for as long as
+//! it takes; what it will never take is refused, by key, to whoever reported it. Nobody is told "written" before the API said so.
+
+mod jobs;
+
+pub(crate) use jobs::hash_of;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use daemon::backoff::FullJitter;
+use daemon::drain::Drain;
+use proto::{Hash, Key};
+
+use super::index::Index;
+use super::objects::{ApiError, Objects};
+use super::presence::Presences;
+use super::queue::{Merge, Queue, Taken, Urgency};
+use crate::fleet::Outbox;
+use crate::metrics::Metrics;
+
+/// Writes in flight at a time. The store below commits them in groups; more would only queue there.
+const IN_FLIGHT: usize = 16;
+/// Repetitions after somebody else was faster, before the object is left for later.
+const MAX_CONFLICTS: u32 = 8;
+
+/// What an object should become.
+#[derive(Clone, Debug)]
+pub(crate) enum Job {
+    /// A DeviceStatus as reported.
+    Status { node: Arc<str>, body: Bytes, hash: Hash },
+    /// The gateway reports it no longer.
+    StatusGone { node: Arc<str> },
+    /// Its device is gone from the API.
+    Orphan,
+    /// Desired values set at the gateway, to be merged into the Device.
+    Twins { node: Arc<str>, body: Bytes, hash: Hash },
+    /// The gateway has none of its own any more.
+    TwinsGone { node: Arc<str> },
+    /// The Node: what the gateway reported (when it is news), and whether it is connected (looked up when written).
+    Node { observed: Observed },
+    /// The EdgeNode's status, looked up when written.
+    EdgeNode,
+}
+
+/// News about a Node's own report.
+#[derive(Clone, Debug)]
+pub(crate) enum Observed {
+    /// None.
+    Same,
+    /// This.
+    Reported { body: Bytes, hash: Hash },
+    /// It reports none.
+    Gone,
+}
+
+impl Merge for Job {
+    fn merge(self, newer: Self) -> Self {
+        match (self, newer) {
+            (
+                Self::Node { observed },
+                Self::Node {
+                    observed: Observed::Same,
+                },
+            ) => Self::Node { observed },
+            (_, newer) => newer,
+        }
+    }
+}
+
+/// An observed batch on its way into the API. When its last object is written or refused, its session hears of it.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    number: u64,
+    outbox: Arc<Outbox>,
+    open: Mutex<(usize, Vec<(Key, String)>)>,
+}
+
+impl Batch {
+    /// A batch of `parts` changes; with none it is done at once.
+    pub(crate) fn new(number: u64, parts: usize, outbox: Arc<Outbox>) -> Arc<Self> {
+        let batch = Self {
+            number,
+            outbox,
+            open: Mutex::new((parts, Vec::new())),
+        };
+        if parts == 0 {
+            batch.outbox.written(number, Vec::new());
+        }
+        Arc::new(batch)
+    }
+
+    /// One change is written, or refused for a reason.
+    pub(crate) fn done(&self, key: &Key, refused: Option<String>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.1.extend(refused.map(|reason| (Arc::clone(key), reason)));
+        open.0 = open.0.saturating_sub(1);
+        if open.0 == 0 {
+            self.outbox.written(self.number, std::mem::take(&mut open.1));
+        }
+    }
+}
+
+/// The writer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Writer(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue<Job, Arc<Batch>>>,
+    objects: Objects,
+    index: Arc<Index>,
+    presences: Arc<dyn Presences>,
+    metrics: Arc<Metrics>,
+    drain: Drain,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        objects: Objects,
+        index: Arc<Index>,
+        presences: Arc<dyn Presences>,
+        metrics: Arc<Metrics>,
+        drain: Drain,
+    ) -> Self {
+        let queue = Mutex::new(Queue::new(IN_FLIGHT));
+        Self(Arc::new(Shared {
+            queue,
+            objects,
+            index,
+            presences,
+            metrics,
+            drain,
+        }))
+    }
+
+    /// Hands in a job for the object behind `key`.
+    pub(crate) fn submit(&self, key: &Key, job: Job, waiter: Option<Arc<Batch>>, urgency: Urgency) {
+        self.0.lock().submit(key, job, waiter, urgency);
+        self.pump();
+    }
+
+    /// Something about a node's connection changed: its Node and EdgeNode are written when nothing urgent waits.
+    pub(crate) fn presence(&self, node: &str) {
+        self.node(node);
+        self.edge_node(node, Urgency::Soon);
+    }
+
+    /// A node is connected: its Node says so as soon as nothing urgent waits.
+    pub(crate) fn node(&self, node: &str) {
+        self.submit(
+            &super::body::key("", "nodes", "", node),
+            Job::Node {
+                observed: Observed::Same,
+            },
+            None,
+            Urgency::Soon,
+        );
+    }
+
+    /// The labels that a node's Node gets from elsewhere changed.
+    pub(crate) fn labels(&self, node: &str) {
+        if self.0.presences.of(node).enrolled {
+            self.node(node);
+        }
+    }
+
+    /// The EdgeNode only.
+    pub(crate) fn edge_node(&self, node: &str, urgency: Urgency) {
+        self.submit(
+            &super::body::key(super::body::EDGE, "edgenodes", "", node),
+            Job::EdgeNode,
+            None,
+            urgency,
+        );
+    }
+
+    /// Objects waiting or being written.
+    pub(crate) fn backlog(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// Starts a worker for every job that may run now.
+    fn pump(&self) {
+        while let Some(taken) = self.0.next() {
+            let shared = Arc::clone(&self.0);
+            drop(self.0.drain.spawn(async move {
+                let mut next = Some(taken);
+                while let Some(taken) = next {
+                    let outcome = shared.run(&taken.key, &taken.job).await;
+                    let refused = match outcome {
+                        Some(Ok(())) => None,
+                        Some(Err(reason)) => Some(reason),
+                        // Stopping: nobody is told anything, the gateways send it again.
+                        None => return,
+                    };
+                    for waiter in &taken.waiters {
+                        waiter.done(&taken.key, refused.clone());
+                    }
+                    let mut queue = shared.lock();
+                    queue.done(&taken.key);
+                    next = queue.take();
+                }
+            }));
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue<Job, Arc<Batch>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> Option<Taken<Job, Arc<Batch>>> {
+        self.lock().take()
+    }
+
+    /// Runs a job until it is written or refused; `None` when the hub stops first.
+    async fn run(&self, key: &Key, job: &Job) -> Option<Result<(), String>> {
+        let mut pause = FullJitter::new(Duration::from_millis(100), Duration::from_secs(10));
+        let mut conflicts = 0;
+        loop {
+            let attempt = tokio::select! {
+                biased;
+                () = self.drain.stopping() => return None,
+                attempt = self.attempt(key, job) => attempt,
+            };
+            match attempt {
+                Ok(()) => {
+                    self.metrics.status_writes.add(1);
+                    return Some(Ok(()));
+                }
+                Err(ApiError::Refused(reason)) => {
+                    self.metrics.status_refused.add(1);
+                    tracing::warn!(%key, %reason, "The API refuses what a gateway reported.");
+                    return Some(Err(reason));
+                }
+                Err(ApiError::Conflict | ApiError::NotFound) if conflicts < MAX_CONFLICTS => {
+                    self.metrics.status_conflicts.add(1);
+                    conflicts += 1;
+                }
+                Err(e) => {
+                    tracing::warn!(%key, error = %e, "The API cannot be written; it is tried again.");
+                    conflicts = 0;
+                    tokio::select! {
+                        biased;
+                        () = self.drain.stopping() => return None,
+                        () = tokio::time::sleep(pause.next_wait()) => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_batch_is_done_with_its_last_change_and_names_the_refused() {
+        let outbox = Arc::new(Outbox::default());
+        let key: Key = Arc::from("k");
+        let batch = Batch::new(7, 3, Arc::clone(&outbox));
+        batch.done(&key, None);
+        batch.done(&key, Some("no such device".into()));
+        assert!(outbox.take().written.is_empty());
+        batch.done(&key, None);
+        assert_eq!(outbox.take().written[&7], [(key, "no such device".to_owned())]);
+        Batch::new(8, 0, Arc::clone(&outbox));
+        assert!(outbox.take().written[&8].is_empty());
+    }
+
+    #[test]
+    fn a_report_survives_presence_that_comes_after_it() {
+        let report = Job::Node {
+            observed: Observed::Reported {
+                body: Bytes::from_static(b"x"),
+                hash: 1,
+            },
+        };
+        let merged = report.merge(Job::Node {
+            observed: Observed::Same,
+        });
+        assert!(matches!(
+            merged,
+            Job::Node {
+                observed: Observed::Reported { .. }
+            }
+        ));
+        let merged = merged.merge(Job::Node {
+            observed: Observed::Gone,
+        });
+        assert!(matches!(
+            merged,
+            Job::Node {
+                observed: Observed::Gone
+            }
+        ));
+    }
+}

@@ -1,6 +1,13 @@
 //! Starting, holding and stopping a broker: listeners, the timer, and the handle the daemon works with.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -96,7 +103,10 @@ impl Broker {
         let limits = &config.limits;
         let shared = Arc::new(Shared {
             connections: Arc::new(Semaphore::new(limits.connections)),
-            handshakes: Arc::new(Semaphore::new(limits.handshakes)),
+            handshakes: Arc::new(Handshakes {
+                open: Mutex::default(),
+                max: limits.handshakes.max(1),
+            }),
             hub: Hub::new(core, persist, local, config),
             addresses,
             stop: CancellationToken::new(),
@@ -115,7 +125,7 @@ struct Shared {
     hub: Arc<Hub>,
     addresses: Vec<SocketAddr>,
     connections: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
+    handshakes: Arc<Handshakes>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -151,20 +161,79 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let hub = shared.hub.clone();
-    let place = shared.connections.clone().try_acquire_owned();
-    let handshake = shared.handshakes.clone().try_acquire_owned();
-    let (Ok(place), Ok(handshake)) = (place, handshake) else {
+    let Ok(place) = shared.connections.clone().try_acquire_owned() else {
         hub.counters.refused_busy.one();
         return;
     };
     hub.counters.accepted.one();
     hub.counters.connections.one();
+    let (handshake, pushed_out) = shared.handshakes.begin(&shared.stop);
+    if pushed_out {
+        hub.counters.refused_busy.one();
+    }
     let stop = shared.stop.clone();
     shared.tasks.spawn(async move {
         // Given back also when the connection's task panics.
         let _place = (place, Open(hub.clone()));
         connection::serve(hub, stream, peer, handshake, stop).await;
     });
+}
+
+/// Connections before their CONNECT.
+#[derive(Debug)]
+struct Handshakes {
+    open: Mutex<OpenHandshakes>,
+    max: usize,
+}
+
+#[derive(Debug, Default)]
+struct OpenHandshakes {
+    last_id: u64,
+    /// Oldest first.
+    list: VecDeque<(u64, CancellationToken)>,
+}
+
+/// A connection before its CONNECT; no longer one when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    id: u64,
+    /// Cancelled when the broker stops, and when newer connections need the place.
+    pub(crate) cancelled: CancellationToken,
+    all: Arc<Handshakes>,
+}
+
+impl Handshakes {
+    /// Begins one; `true` if the oldest had to go for it.
+    fn begin(self: &Arc<Self>, stop: &CancellationToken) -> (Handshake, bool) {
+        let cancelled = stop.child_token();
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.last_id += 1;
+        let id = open.last_id;
+        open.list.push_back((id, cancelled.clone()));
+        let oldest = if open.list.len() > self.max {
+            open.list.pop_front()
+        } else {
+            None
+        };
+        if let Some((_, oldest)) = &oldest {
+            oldest.cancel();
+        }
+        (
+            Handshake {
+                id,
+                cancelled,
+                all: self.clone(),
+            },
+            oldest.is_some(),
+        )
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        let mut open = self.all.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.list.retain(|(id, _)| *id != self.id);
+    }
 }
 
 /// Counts an open connection for as long as it lives.

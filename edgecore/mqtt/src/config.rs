@@ -41,7 +41,8 @@ pub struct Limits {
     pub write_deadline: Duration,
     /// Connections at one time; more are closed at once.
     pub connections: usize,
-    /// Connections that have not yet sent CONNECT; more are closed at once, so that half-open ones cannot use up `connections`.
+    /// Connections that have not yet sent CONNECT; with one more the oldest of them is closed, so that half-open ones
+    /// neither use up `connections` nor keep others out.
     pub handshakes: usize,
     /// Sessions, connected or not. A CONNECT that needs one more is refused.
     pub sessions: usize,
@@ -79,6 +80,14 @@ pub struct Limits {
     /// After [`crate::Reject::Unavailable`] or a failed commit, how long the connection is held before it is closed, so that
     /// a client that connects again at once does not spin.
     pub unavailable_pause: Duration,
+}
+
+impl Limits {
+    /// The cap on session expiry in the protocol's terms: seconds, `u32::MAX` for none.
+    pub(crate) fn session_expiry_s(&self) -> u32 {
+        self.session_expiry
+            .map_or(u32::MAX, |cap| u32::try_from(cap.as_secs()).unwrap_or(u32::MAX))
+    }
 }
 
 impl Default for Limits {

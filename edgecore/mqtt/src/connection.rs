@@ -12,13 +12,11 @@ use std::{
     sync::Arc,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::OwnedSemaphorePermit,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    broker::Handshake,
     core::{Departure, Handle},
     hooks::ClientInfo,
     hub::Hub,
@@ -29,14 +27,14 @@ pub(crate) async fn serve<S>(
     hub: Arc<Hub>,
     mut stream: S,
     peer: SocketAddr,
-    handshake: OwnedSemaphorePermit,
+    handshake: Handshake,
     stop: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let established = tokio::select! {
         biased;
-        () = stop.cancelled() => return,
+        () = handshake.cancelled.cancelled() => return,
         established = handshake::run(&hub, &mut stream, peer) => established,
     };
     drop(handshake);

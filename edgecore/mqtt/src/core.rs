@@ -177,6 +177,16 @@ impl Core {
                 attached.link.kick(Kick::TakenOver);
                 self.disconnect(now, handle, Departure::Lost, fx);
             }
+            // A session that a clean start ends takes its delayed will into the open; one that is resumed keeps silent.
+            if arrival.clean_start
+                && let Some(will) = self
+                    .sessions
+                    .get_mut(&key)
+                    .filter(|s| s.will_at.is_some())
+                    .and_then(|s| s.will.take())
+            {
+                self.route(now, None, &will.message, fx);
+            }
             self.unschedule(key);
             present = self.by_client.get(&arrival.client).copied();
         }
@@ -245,6 +255,7 @@ impl Core {
     /// A connection ended. Does nothing for one that was taken over.
     pub(crate) fn disconnect(&mut self, now: Duration, handle: Handle, how: Departure, fx: &mut Effects) {
         let key = handle.session;
+        let longest = self.limits.session_expiry_s();
         let Ok(session) = self.attached(handle) else { return };
         session.attached = None;
         session.inbound.drop_unfinished();
@@ -254,6 +265,7 @@ impl Core {
             ..
         } = how
         {
+            let expiry_s = expiry_s.min(longest);
             // A session that was to end with its connection cannot be made to last now.
             if session.expiry_s > 0 && session.expiry_s != expiry_s {
                 session.expiry_s = expiry_s;

@@ -46,6 +46,8 @@ const READ_MIN: usize = 2 * 1024;
 const READ_MAX: usize = 64 * 1024;
 /// With this much unsent, reading pauses and the session's messages stay in its queue.
 const OUTPUT_HIGH: usize = 256 * 1024;
+/// An empty buffer larger than this is given back.
+const OUTPUT_KEPT: usize = 16 * 1024;
 /// Deliveries taken from the core at a time.
 const DELIVERY_BUDGET: usize = 64 * 1024;
 /// For the last words to a client.
@@ -218,7 +220,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 }
             }
         }
-        if self.output.capacity() > OUTPUT_HIGH {
+        if self.output.capacity() > OUTPUT_KEPT {
             // A burst went out; an idle connection need not hold its memory.
             self.output = BytesMut::new();
         }
@@ -252,7 +254,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     _ if n < self.read_size / 4 => (self.read_size / 2).max(READ_MIN),
                     _ => self.read_size,
                 };
-                Poll::Ready(self.on_input())
+                let handled = self.on_input();
+                if self.input.is_empty() && self.input.capacity() > 4 * self.read_size {
+                    self.input = BytesMut::new();
+                }
+                Poll::Ready(handled)
             }
         }
     }
@@ -316,7 +322,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             .step(|core, now, fx| core.take(now, handle, DELIVERY_BUDGET, deliveries, fx));
         // Gone: the one that took over has kicked this one, or is about to.
         self.more = more.map_err(|_| End::Kicked(Kick::TakenOver))?;
-        self.hub.counters.sent.add(self.deliveries.len() as u64);
+        let publishes = self
+            .deliveries
+            .iter()
+            .filter(|d| matches!(d, Delivery::Publish { .. }))
+            .count();
+        self.hub.counters.sent.add(publishes as u64);
         for delivery in self.deliveries.drain(..) {
             if !self.codec.delivery(&delivery, &mut self.output)
                 && let Delivery::Publish { pid, qos, .. } = delivery

@@ -174,12 +174,7 @@ async fn admit(hub: &Arc<Hub>, connect: Connect, peer: SocketAddr) -> Result<Adm
             })?)
         }
     };
-    let expiry_s = match limits.session_expiry {
-        Some(cap) => connect
-            .session_expiry
-            .min(u32::try_from(cap.as_secs()).unwrap_or(u32::MAX)),
-        None => connect.session_expiry,
-    };
+    let expiry_s = connect.session_expiry.min(limits.session_expiry_s());
     let client = Arc::new(ClientInfo {
         client_id: client_id.clone(),
         identity,

@@ -11,19 +11,18 @@ use crate::{
 };
 
 impl Core {
-    /// Adds subscriptions, answers each, and queues the retained messages they ask for. `allowed` has the last word on
-    /// each. Returns the answers and the accepted filters.
+    /// Adds subscriptions, answers each, and queues the retained messages they ask for. With each filter comes whether the
+    /// access rules allow it. Returns the answers and the accepted filters.
     pub(crate) fn subscribe(
         &mut self,
         now: Duration,
         handle: Handle,
-        filters: Vec<(String, SubscriptionOptions)>,
-        allowed: &dyn Fn(&str) -> bool,
+        filters: Vec<(String, SubscriptionOptions, bool)>,
         fx: &mut Effects,
     ) -> Result<(Vec<SubscribeCode>, Vec<Arc<str>>), Gone> {
         let mut codes = Vec::with_capacity(filters.len());
         let mut accepted = Vec::new();
-        for (filter, options) in filters {
+        for (filter, options, allowed) in filters {
             let code = self.subscribe_one(now, handle, &filter, options, allowed, fx)?;
             if matches!(code, SubscribeCode::Granted(_)) {
                 accepted.push(Arc::from(filter));
@@ -39,7 +38,7 @@ impl Core {
         handle: Handle,
         filter: &str,
         options: SubscriptionOptions,
-        allowed: &dyn Fn(&str) -> bool,
+        allowed: bool,
         fx: &mut Effects,
     ) -> Result<SubscribeCode, Gone> {
         let (max_bytes, max_count) = (self.limits.topic_bytes, self.limits.subscriptions);
@@ -50,8 +49,7 @@ impl Core {
         if parsed.group.is_some() && options.no_local {
             return Ok(SubscribeCode::Refused(Reason::ProtocolError));
         }
-        // Rules are about topics; a share changes who gets a message, not which.
-        if !allowed(parsed.path) {
+        if !allowed {
             return Ok(SubscribeCode::Refused(Reason::NotAuthorized));
         }
         let new = !session.subscriptions.contains_key(filter);

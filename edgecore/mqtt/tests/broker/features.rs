@@ -210,6 +210,20 @@ async fn delayed_wills_and_session_expiry() {
     let gone = tokio::time::Instant::now();
     assert_eq!(watcher.packet().await, publish4(0, 0, "will/x", "late"));
     assert_eq!(gone.elapsed().as_secs(), 10);
+    // A clean start ends the session, so its delayed will is published; a takeover that resumes it cancels the will.
+    drop(connect(0, 100, 60).await);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let (old, present) = connect(2, 100, 60).await;
+    assert!(!present);
+    assert_eq!(watcher.packet().await, publish4(0, 0, "will/x", "late"));
+    let (client, present) = connect(0, 100, 60).await;
+    assert!(present);
+    watcher.silent().await;
+    drop((old, client));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    connect(2, 0, 0).await.0.send(&DISCONNECT).await;
+    assert_eq!(watcher.packet().await, publish4(0, 0, "will/x", "late"));
+    watcher.silent().await;
     // DISCONNECT may shorten the session's life.
     let (mut client, _) = connect(0, 100, 0).await;
     client.send(&[0xe0, 7, 0, 5, 17, 0, 0, 0, 0]).await;

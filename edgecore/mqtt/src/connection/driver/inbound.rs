@@ -12,11 +12,11 @@ use crate::{
     codec::DecodeError,
     core::{Gone, Handle},
     hooks::{Accept, Reject},
-    hub::{Hub, durable},
+    hub::{Hub, Settled, durable},
     link::Kick,
-    packet::{AckKind, Incoming, Publish, QoS, Reason},
+    packet::{AckKind, Incoming, Publish, QoS, Reason, SubscribeCode, SubscriptionOptions},
     session::Received,
-    topic::valid_topic,
+    topic::{parse_filter, valid_topic},
 };
 
 /// PUBLISHes handed on together, at most.
@@ -174,12 +174,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
         let (handle, client) = (self.presence.handle, &self.presence.client);
         let config = &self.hub.config;
-        let denied = |topic: &str| {
-            config
-                .access
-                .as_ref()
-                .is_some_and(|access| !access.may_publish(client, topic))
-        };
+        // Asked before the step: the rules are not ours and run outside the lock.
+        let access = config.access.as_ref();
+        let allowed: Option<Vec<bool>> = access.map(|access| {
+            batch
+                .iter()
+                .map(|(publish, _)| access.may_publish(client, &publish.topic))
+                .collect()
+        });
         let is_local = |topic: &str| {
             config
                 .local_prefixes
@@ -190,10 +192,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let mut local = Vec::new();
         let mut refused = 0;
         let (routed, settled) = self.hub.step(|core, now, fx| {
-            for (publish, pid) in batch.drain(..) {
+            for (index, (publish, pid)) in batch.drain(..).enumerate() {
                 let qos = publish.qos;
                 let mut place = |fate| places.push(Place { qos, pid, fate });
-                if denied(&publish.topic) {
+                if allowed.as_ref().is_some_and(|allowed| !allowed[index]) {
                     refused += 1;
                     place(Fate::Answer(Reason::NotAuthorized));
                     continue;
@@ -295,19 +297,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         Ok(())
     }
 
-    fn on_subscribe(
-        &mut self,
-        pid: u16,
-        filters: Vec<(String, crate::packet::SubscriptionOptions)>,
-    ) -> Result<(), End> {
+    fn on_subscribe(&mut self, pid: u16, filters: Vec<(String, SubscriptionOptions)>) -> Result<(), End> {
         let (handle, client) = (self.presence.handle, &self.presence.client);
-        let access = self.hub.config.access.as_ref();
-        let allowed = |filter: &str| access.is_none_or(|access| access.may_subscribe(client, filter));
-        let (subscribed, settled) = self
-            .hub
-            .step(|core, now, fx| core.subscribe(now, handle, filters, &allowed, fx));
+        let max = self.hub.config.limits.topic_bytes;
+        // Rules are about topics; a share changes who gets a message, not which.
+        let allowed = |filter: &str| {
+            let access = self.hub.config.access.as_ref();
+            access.is_none_or(|access| parse_filter(filter, max).is_none_or(|f| access.may_subscribe(client, f.path)))
+        };
+        let filters: Vec<_> = filters
+            .into_iter()
+            .map(|(filter, options)| {
+                let allowed = allowed(&filter);
+                (filter, options, allowed)
+            })
+            .collect();
+        let (subscribed, settled) = self.hub.step(|core, now, fx| core.subscribe(now, handle, filters, fx));
         let (codes, accepted) = subscribed?;
-        let denied = codes.len() - accepted.len();
+        let denied = codes
+            .iter()
+            .filter(|code| **code == SubscribeCode::Refused(Reason::NotAuthorized))
+            .count();
         self.hub.counters.denied.add(denied as u64);
         let step = Step {
             replies: vec![Reply::SubAck(pid, codes)],
@@ -330,7 +340,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     /// Puts the step in line; it says its replies if the commit succeeds.
-    fn reply_when_durable(&mut self, settled: Option<crate::hub::Settled>, step: Step) {
+    fn reply_when_durable(&mut self, settled: Option<Settled>, step: Step) {
         self.pipeline.push_back(Box::pin(async move {
             match durable(settled).await {
                 true => step,

@@ -267,6 +267,96 @@ fn an_object_lost_by_the_mirror_comes_back_within_the_session() {
     assert!(world.nodes[0].edge.mirror.contains_key("/things//3"));
 }
 
+/// Carries frames by hand until neither side has more, applying what comes.
+fn carry(edge: &mut Session, hub: &mut Session, now: Now) {
+    loop {
+        let mut idle = true;
+        for _ in 0..2 {
+            while let Some(frame) = edge.poll_transmit() {
+                idle = false;
+                hub.handle_frame(now, frame).unwrap();
+            }
+            core::mem::swap(edge, hub);
+        }
+        for session in [&mut *edge, &mut *hub] {
+            while let Some(event) = session.poll_event() {
+                if let Event::Apply { batch, .. } = event {
+                    session.applied(batch, proto::Applied::default());
+                }
+            }
+            if session.poll_timeout().is_some_and(|at| at <= now) {
+                idle = false;
+                session.handle_timeout(now).unwrap();
+            }
+        }
+        if idle {
+            return;
+        }
+    }
+}
+
+#[test]
+fn changes_in_the_middle_of_an_inventory_are_not_lost() {
+    let key = |n: usize| format!("/things/default/thing-number-{n:05}");
+    let desired: SourceSet = (0..5000).map(|n| (key(n), "body")).collect();
+    let mut held: Inventory = desired.iter().map(|(key, hash, _)| (key.clone(), hash)).collect();
+    held.remove(&key(4000));
+    let mut edge = Session::edge(EdgeConfig::new("gw", 1, 1), SourceSet::new(), held, S);
+    let mut hub = Session::hub(HubConfig::new("hub", 1), "gw", S);
+    hub.handle_frame(S, edge.poll_transmit().unwrap()).unwrap();
+    while hub.poll_event().is_some() {}
+    hub.accept(S, desired, Inventory::new(), Vec::new());
+    edge.handle_frame(S, hub.poll_transmit().unwrap()).unwrap();
+    let page = edge.poll_transmit().unwrap();
+    assert!(matches!(&page.kind, Some(Kind::InventoryPage(page)) if !page.last));
+    hub.handle_frame(S, page).unwrap();
+    // One key of the page that came, one of those to come, on either side.
+    hub.source_put(key(1), "changed behind the page");
+    hub.source_put(key(4999), "changed before its page");
+    hub.source_remove(key(2));
+    edge.mirror_forget(key(3));
+    assert_eq!(hub.key_state(&key(1)), KeyState::Waiting);
+    assert_eq!(hub.key_state(&key(4998)), KeyState::Waiting, "not known yet");
+    carry(&mut edge, &mut hub, S);
+    assert!(
+        hub.digests().in_sync && edge.digests().in_sync,
+        "{:?} {:?}",
+        hub.digests(),
+        edge.digests()
+    );
+    assert_eq!(edge.inventory().digest(), hub.source().digest());
+    assert_eq!(edge.inventory().held(&key(1)), hub.source().hash(&key(1)));
+}
+
+#[test]
+fn changes_between_hello_and_welcome_are_not_lost() {
+    for equal in [true, false] {
+        let hub_holds: SourceSet = if equal {
+            [(KEY, "v1")].into_iter().collect()
+        } else {
+            SourceSet::new()
+        };
+        let inventory = hub_holds.iter().map(|(key, hash, _)| (key.clone(), hash)).collect();
+        let observed = [(KEY, "v1")].into_iter().collect();
+        let mut edge = Session::edge(EdgeConfig::new("gw", 1, 1), observed, Inventory::new(), S);
+        let mut hub = Session::hub(HubConfig::new("hub", 1), "gw", S);
+        let hello = edge.poll_transmit().unwrap();
+        edge.source_put(KEY, "v2");
+        edge.source_put("/things//new", "v1");
+        hub.handle_frame(S, hello).unwrap();
+        while hub.poll_event().is_some() {}
+        hub.accept(S, SourceSet::new(), inventory, Vec::new());
+        hub.source_put("/things//desired", "v1");
+        carry(&mut edge, &mut hub, S);
+        assert!(
+            hub.digests().in_sync && edge.digests().in_sync,
+            "equal {equal}: {:?}",
+            edge.digests()
+        );
+        assert_eq!(hub.inventory().digest(), edge.source().digest());
+    }
+}
+
 #[test]
 fn an_idle_link_costs_little_and_stays() {
     let mut world = World::connected();

@@ -383,6 +383,23 @@ fn journals_that_break_the_rules() {
 }
 
 #[test]
+fn records_that_come_again_are_left_out() {
+    let (_, mut hub) = pair(0, 0);
+    let records = |n: u64| (0..n).map(|n| Bytes::from(format!("r{n}"))).collect();
+    let mut seen = Vec::new();
+    for (first, count) in [(1, 5), (3, 6), (2, 2)] {
+        hub.handle_frame(NOW, journal(first, records(count)).into()).unwrap();
+        seen.extend(
+            core::iter::from_fn(|| hub.poll_event()).filter_map(|event| match event {
+                Event::Journal { first_seq, records, .. } => Some((first_seq, records.len(), records[0].clone())),
+                _ => None,
+            }),
+        );
+    }
+    assert_eq!(seen, [(1, 5, "r0".into()), (6, 3, "r3".into())]);
+}
+
+#[test]
 fn acknowledgements_of_what_was_never_sent() {
     let ack = |batch| {
         Kind::BatchAck(wire::BatchAck {

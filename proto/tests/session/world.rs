@@ -438,6 +438,11 @@ impl World {
             SessionError::PeerSilent(_) | SessionError::AckOverdue(_) | SessionError::HandshakeOverdue
         );
         assert!(deadline, "{side:?} of {}: {error}", self.nodes[index].name);
+        assert!(
+            self.nodes[index].black_hole,
+            "{side:?} of {}: {error} on a link that works",
+            self.nodes[index].name
+        );
         let node = &mut self.nodes[index];
         node.half(side).ended.push(error);
         if node.black_hole {

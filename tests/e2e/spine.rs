@@ -241,7 +241,7 @@ async fn membership_get_and_state_answer_as_kubeedge_does() {
     })
     .await;
 
-    mosquitto_pub(pair.edge.mqtt(), &UPDATE.to_string(), &report("temperature", "21.5"))
+    mosquitto_pub(pair.edge.mqtt(), UPDATE, &report("temperature", "21.5"))
         .await
         .good();
     mosquitto_pub(

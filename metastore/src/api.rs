@@ -25,6 +25,7 @@ mod meta;
 mod names;
 mod openapi;
 mod patch;
+mod protobuf;
 mod read;
 mod request;
 mod review;

@@ -52,6 +52,7 @@ fn row(group: &str, package: &str, kind: &str, short: &[&str]) -> KindSpec {
     } else {
         format!("{group}/v1")
     };
+    let table_type = format!("{package}.v1.{kind}");
     let group: Arc<str> = group.into();
     let plural: Arc<str> = plural.into();
     KindSpec {
@@ -64,8 +65,8 @@ fn row(group: &str, package: &str, kind: &str, short: &[&str]) -> KindSpec {
         short_names: short.iter().map(|s| (*s).into()).collect(),
         categories: Vec::new(),
         namespaced: true,
-        schema: types::named(&format!("{package}.v1.{kind}"))
-            .expect("every row's type stands in the table, as a test shows"),
+        schema: types::named(&table_type).expect("every row's type stands in the table, as a test shows"),
+        table_type: Some(table_type.into()),
         custom: false,
         storage: Storage {
             group,
@@ -268,8 +269,14 @@ fn pod() -> KindSpec {
                 rules::pod_restarts,
             ),
             Column::age(),
-            text("IP", "The address of the pod.", ".status.podIP").wide(),
-            text("Node", "The node it runs on.", ".spec.nodeName").wide(),
+            computed("IP", "string", "The address of the pod.", |p| {
+                rules::word_or_none(p, "/status/podIP")
+            })
+            .wide(),
+            computed("Node", "string", "The node it runs on.", |p| {
+                rules::word_or_none(p, "/spec/nodeName")
+            })
+            .wide(),
         ],
         fields: fields(&[
             "spec.nodeName",

@@ -8,6 +8,7 @@ use http_body_util::BodyExt as _;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use super::protobuf;
 use super::status::Status;
 
 /// Most bytes of a request body, as in a kube-apiserver.
@@ -64,8 +65,11 @@ pub(crate) struct Parsed {
     pub(crate) duplicates: Vec<String>,
 }
 
+/// Says which built-in type a kind has, for bodies in protobuf.
+pub(crate) type TypeOf<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// Parses a body by its content type.
-pub(crate) fn parse(body: &[u8], content_type: &str) -> Result<Parsed, Status> {
+pub(crate) fn parse(body: &[u8], content_type: &str, type_of: TypeOf<'_>) -> Result<Parsed, Status> {
     let media = content_type.split(';').next().unwrap_or_default().trim();
     match media {
         "application/json" | "" | "*/*" => json(body),
@@ -75,8 +79,14 @@ pub(crate) fn parse(body: &[u8], content_type: &str) -> Result<Parsed, Status> {
                 duplicates: Vec::new(),
             })
             .map_err(|why| Status::bad_request(format!("error converting YAML to JSON: {why}"))),
+        protobuf::MEDIA => protobuf::read(body, type_of)
+            .map(|value| Parsed {
+                value,
+                duplicates: Vec::new(),
+            })
+            .map_err(|why| Status::bad_request(format!("the body cannot be read: {why}"))),
         other => Err(Status::unsupported_media(format!(
-            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml (got {other:?})"
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf (got {other:?})"
         ))),
     }
 }
@@ -240,7 +250,7 @@ mod tests {
 
     #[test]
     fn content_types() {
-        assert_eq!(parse(b"x", "text/csv").unwrap_err().code, 415);
-        assert!(parse(b"{}", "application/json; charset=utf-8").is_ok());
+        assert_eq!(parse(b"x", "text/csv", &|_| None).unwrap_err().code, 415);
+        assert!(parse(b"{}", "application/json; charset=utf-8", &|_| None).is_ok());
     }
 }

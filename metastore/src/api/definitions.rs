@@ -289,6 +289,7 @@ pub(crate) fn rows(definition: &Value) -> Vec<KindSpec> {
                 categories: list("categories"),
                 namespaced: text(definition, "/spec/scope") == "Namespaced",
                 schema: Arc::new(named(schema, &group, version, &word("kind"))),
+                table_type: None,
                 custom: true,
                 storage: storage.clone(),
                 names: NameRule::Subdomain,

@@ -28,6 +28,8 @@ pub struct KindSpec {
     pub(crate) categories: Vec<Arc<str>>,
     pub(crate) namespaced: bool,
     pub(crate) schema: Arc<Schema>,
+    /// Its name in the table of built-in types, by which it is read from protobuf.
+    pub(crate) table_type: Option<Arc<str>>,
     /// From a definition: wrong types are validation errors rather than malformed requests, and there is no strategic merge.
     pub(crate) custom: bool,
     pub(crate) storage: Storage,

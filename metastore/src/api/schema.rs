@@ -1,5 +1,5 @@
 //! Structural schemas: what an object of a kind may look like. One type serves definitions people create and the built-in kinds alike:
-//! [`shape`] prunes and defaults, [`check`] validates, [`parse`] reads `openAPIV3Schema`, [`types`] reads our table of built-in types,
+//! [`shape`] prunes and defaults, [`check`] validates, [`parse`] reads `openAPIV3Schema`, [`types`] makes the built-in types from our table,
 //! [`Schema::to_openapi`] writes it out again for clients.
 //!
 //! Invariants: a schema is a tree of `Arc`s without cycles, and its depth and size are capped when it is read, so walking one with
@@ -14,6 +14,7 @@ pub(crate) mod check;
 pub(crate) mod parse;
 pub(crate) mod pattern;
 pub(crate) mod shape;
+pub(crate) mod table;
 pub(crate) mod types;
 
 /// Deepest nesting of a schema; real ones stay under 40.

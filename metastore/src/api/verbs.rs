@@ -46,14 +46,14 @@ impl Core {
         if call.parts.method != Method::POST || call.name.is_some() {
             return Err(Status::method_not_allowed());
         }
-        let parsed = codec::parse(body, call.content_type())?;
+        let parsed = read_body(call, body)?;
         let answer = self.review(call, parsed.value)?;
         Ok(json_response(StatusCode::CREATED, encode(&answer)?))
     }
 
     async fn post(self: &Arc<Self>, call: &Call, body: &[u8], form: Form) -> Result<Response<ApiBody>, Status> {
         let options = WriteQuery::parse(&call.query, "CreateOptions")?;
-        let parsed = codec::parse(body, call.content_type())?;
+        let parsed = read_body(call, body)?;
         let written = self.create(call.writing(Part::Main, options), parsed).await?;
         answer(call, StatusCode::CREATED, &written, form)
     }
@@ -61,7 +61,7 @@ impl Core {
     async fn put(self: &Arc<Self>, call: &Call, body: &[u8], form: Form) -> Result<Response<ApiBody>, Status> {
         let options = WriteQuery::parse(&call.query, "UpdateOptions")?;
         let part = self.part(call)?;
-        let parsed = codec::parse(body, call.content_type())?;
+        let parsed = read_body(call, body)?;
         let name = call.name.as_deref().unwrap_or_default();
         let version = meta::text(&parsed.value, "resourceVersion").to_owned();
         if call.kind.custom && version.is_empty() {
@@ -125,7 +125,7 @@ impl Core {
             let (patch, _) = read_patch_of(call, body, true)?;
             ScaleChange::Patch(patch)
         } else {
-            ScaleChange::Replace(codec::parse(body, call.content_type())?.value)
+            ScaleChange::Replace(read_body(call, body)?.value)
         };
         let name = call.name.as_deref().unwrap_or_default();
         let schema = super::schema::types::named("autoscaling.v1.Scale").ok_or_else(Status::no_such_resource)?;
@@ -179,7 +179,7 @@ impl Core {
             return Err(Status::no_such_resource());
         };
         let options = WriteQuery::parse(&call.query, "CreateOptions")?;
-        let parsed = codec::parse(body, call.content_type())?;
+        let parsed = read_body(call, body)?;
         let said = parsed.value.get("kind").and_then(Value::as_str).unwrap_or(action.kind);
         if said != action.kind {
             return Err(Status::bad_request(format!(
@@ -265,6 +265,17 @@ impl Core {
     }
 }
 
+/// The body of a call. In protobuf it may be the call's own kind, or one of those that go with any kind.
+fn read_body(call: &Call, body: &[u8]) -> Result<Parsed, Status> {
+    codec::parse(body, call.content_type(), &|kind| match kind {
+        "DeleteOptions" => Some("meta.v1.DeleteOptions".to_owned()),
+        "Scale" => Some("autoscaling.v1.Scale".to_owned()),
+        "Binding" => Some("core.v1.Binding".to_owned()),
+        own if own == &*call.kind.kind => call.kind.table_type.as_deref().map(str::to_owned),
+        _ => None,
+    })
+}
+
 enum ScaleChange {
     Patch(Patch),
     Replace(Value),
@@ -310,7 +321,7 @@ fn delete_options(call: &Call, body: &[u8]) -> Result<(WriteQuery, Preconditions
     let mut options = WriteQuery::parse(&call.query, "DeleteOptions")?;
     let mut conditions = Preconditions::default();
     if body.iter().any(|b| !b.is_ascii_whitespace()) {
-        let parsed = codec::parse(body, call.content_type())?.value;
+        let parsed = read_body(call, body)?.value;
         if parsed
             .get("kind")
             .and_then(Value::as_str)

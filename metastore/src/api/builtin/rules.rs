@@ -21,6 +21,14 @@ pub(super) fn number(object: &Value, pointer: &str) -> Value {
     object.pointer(pointer).cloned().unwrap_or_else(|| json!(0))
 }
 
+/// A text that reads `<none>` when absent.
+pub(super) fn word_or_none(object: &Value, pointer: &str) -> Value {
+    match object.pointer(pointer) {
+        Some(Value::String(s)) if !s.is_empty() => json!(s),
+        _ => json!("<none>"),
+    }
+}
+
 /// The object at `field`, made when it is not there.
 fn part<'v>(object: &'v mut Value, field: &str) -> Option<&'v mut Map<String, Value>> {
     let map = object.as_object_mut()?;

@@ -1,20 +1,15 @@
-//! Our table of built-in types (`types.txt`), read once into [`Schema`]s.
-//!
-//! A line at the margin names a type; an indented line is a field of it: `name[!] TYPE [=default] [retainKeys]`, `!` for required.
-//! TYPE is a scalar (`string bool int32 int64 number date microtime quantity intstr bytes any`), `{T}` for a map, `[T]` for a list that is
-//! replaced whole, `[T]set` for a set, `[T]key(a,b)` for a list of objects merged by those keys, or the name of a type that stands
-//! earlier in the file. `open` after a type's name: fields that the table does not name are kept. `kind` after it: `apiVersion`, `kind`
-//! and `metadata` come by themselves.
+//! The built-in types as [`Schema`]s, made from the table once.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
+use super::table::{self, Declaration, Field, Kind};
 use super::{Additional, ListType, Schema, Type};
 
-const TABLE: &str = include_str!("types.txt");
+type Types = BTreeMap<&'static str, Arc<Schema>>;
 
-static TYPES: LazyLock<BTreeMap<&'static str, Arc<Schema>>> =
-    LazyLock::new(|| read(TABLE).expect("the table of built-in types is read by a test"));
+static TYPES: LazyLock<Types> =
+    LazyLock::new(|| read(table::TABLE).expect("the table of built-in types is read by a test"));
 
 /// A built-in type by its short name (`core.v1.ConfigMap`).
 pub(crate) fn named(name: &str) -> Option<Arc<Schema>> {
@@ -29,24 +24,27 @@ pub(crate) fn object_meta() -> Arc<Schema> {
 
 /// The schema of a custom resource with the parts that every object has.
 pub(crate) fn with_object_fields(mut schema: Schema) -> Schema {
-    schema.properties.insert("apiVersion".into(), Arc::new(api_version()));
-    schema.properties.insert("kind".into(), Arc::new(kind()));
-    schema.properties.insert("metadata".into(), object_meta());
+    add_object_fields(&mut schema, object_meta());
     schema
 }
 
-fn api_version() -> Schema {
-    Schema {
-        description: Some("The versioned schema of this representation of an object.".into()),
-        ..Schema::of(Type::String)
-    }
-}
-
-fn kind() -> Schema {
-    Schema {
-        description: Some("The kind of this object. Cannot be changed.".into()),
-        ..Schema::of(Type::String)
-    }
+fn add_object_fields(schema: &mut Schema, metadata: Arc<Schema>) {
+    static IDENTITY: LazyLock<[Arc<Schema>; 2]> = LazyLock::new(|| {
+        let text = |about: &str| {
+            Arc::new(Schema {
+                description: Some(about.into()),
+                ..Schema::of(Type::String)
+            })
+        };
+        [
+            text("The versioned schema of this representation of an object."),
+            text("The kind of this object. Cannot be changed."),
+        ]
+    });
+    let [api_version, kind] = &*IDENTITY;
+    schema.properties.insert("apiVersion".into(), api_version.clone());
+    schema.properties.insert("kind".into(), kind.clone());
+    schema.properties.insert("metadata".into(), metadata);
 }
 
 /// The name under which OpenAPI documents know a type, as other servers name it.
@@ -60,139 +58,108 @@ fn public_name(short: &str) -> String {
     format!("{package}.{rest}")
 }
 
-fn read(table: &'static str) -> Result<BTreeMap<&'static str, Arc<Schema>>, String> {
-    let mut done: BTreeMap<&'static str, Arc<Schema>> = BTreeMap::new();
-    let mut current: Option<(&'static str, Schema)> = None;
-    for (number, line) in table.lines().enumerate() {
-        let fail = |why: &str| format!("types.txt line {}: {why}: {line}", number + 1);
-        let (code, note) = line
-            .split_once(" # ")
-            .map_or((line, None), |(code, note)| (code, Some(note.trim())));
-        if code.trim().is_empty() || code.starts_with('#') {
-            continue;
-        }
-        if code.starts_with(' ') {
-            let (_, schema) = current.as_mut().ok_or_else(|| fail("field without a type"))?;
-            field(code.trim(), note, schema, &done).map_err(|why| fail(&why))?;
-            continue;
-        }
-        if let Some((name, schema)) = current.take() {
-            done.insert(name, Arc::new(schema));
-        }
-        let mut words = code.split_whitespace();
-        let name = words.next().ok_or_else(|| fail("no name"))?;
-        let mut schema = Schema {
-            name: Some(public_name(name).into()),
-            description: note.map(Into::into),
-            ..Schema::of(Type::Object)
-        };
-        for word in words {
-            match word {
-                "open" => schema.preserve = true,
-                "kind" => {
-                    schema.properties.insert("apiVersion".into(), Arc::new(api_version()));
-                    schema.properties.insert("kind".into(), Arc::new(kind()));
-                    let meta = done
-                        .get("meta.v1.ObjectMeta")
-                        .ok_or_else(|| fail("ObjectMeta must stand first"))?;
-                    schema.properties.insert("metadata".into(), meta.clone());
-                }
-                _ => return Err(fail("unknown word")),
-            }
-        }
-        current = Some((name, schema));
-    }
-    if let Some((name, schema)) = current.take() {
-        done.insert(name, Arc::new(schema));
+fn read(text: &'static str) -> Result<Types, String> {
+    let mut done = Types::new();
+    let mut scalars = Types::new();
+    for declaration in table::read(text)? {
+        let schema = schema(&declaration, &done, &mut scalars).map_err(|e| format!("{}: {e}", declaration.name))?;
+        done.insert(declaration.name, Arc::new(schema));
     }
     Ok(done)
 }
 
-fn field(
-    code: &str,
-    note: Option<&str>,
-    into: &mut Schema,
-    done: &BTreeMap<&'static str, Arc<Schema>>,
-) -> Result<(), String> {
-    let (name, rest) = code.split_once(' ').ok_or("a field needs a type")?;
-    let (kind, default) = match rest.split_once('=') {
-        Some((kind, default)) => (
-            kind.trim(),
-            Some(serde_json::from_str(default.trim()).map_err(|e| e.to_string())?),
-        ),
-        None => (rest.trim(), None),
+fn schema(declaration: &Declaration, done: &Types, scalars: &mut Types) -> Result<Schema, String> {
+    let mut out = Schema {
+        name: Some(public_name(declaration.name).into()),
+        description: declaration.note.map(Into::into),
+        ..Schema::of(Type::Object)
     };
-    let (kind, retain) = kind
-        .strip_suffix(" retainKeys")
-        .map_or((kind, false), |k| (k.trim(), true));
-    let mut schema = of(kind, done)?;
-    if default.is_some() || retain || note.is_some() {
-        let mut own = (*schema).clone();
-        own.default = default;
-        own.retain_keys = retain;
-        if let Some(items) = own.items.as_ref().filter(|_| retain) {
-            let mut inner = (**items).clone();
-            inner.retain_keys = true;
-            own.items = Some(Arc::new(inner));
-        }
-        if let Some(note) = note {
-            own.description = Some(note.into());
-        }
-        schema = Arc::new(own);
+    if declaration.object {
+        let metadata = done.get("meta.v1.ObjectMeta").ok_or("ObjectMeta must stand first")?;
+        add_object_fields(&mut out, metadata.clone());
     }
-    let (name, required) = name.strip_suffix('!').map_or((name, false), |n| (n, true));
-    if required {
-        into.required.push(name.into());
+    for field in &declaration.fields {
+        let schema = member(field, done, scalars)?;
+        if field.name == "+" {
+            for (name, inner) in &schema.properties {
+                out.properties.insert(name.clone(), inner.clone());
+            }
+            continue;
+        }
+        if field.required {
+            out.required.push(field.name.into());
+        }
+        out.properties.insert(field.name.into(), schema);
     }
-    into.properties.insert(name.into(), schema);
-    Ok(())
+    Ok(out)
 }
 
-fn of(kind: &str, done: &BTreeMap<&'static str, Arc<Schema>>) -> Result<Arc<Schema>, String> {
-    if let Some(inner) = kind.strip_prefix('{').and_then(|k| k.strip_suffix('}')) {
-        return Ok(Arc::new(Schema {
-            additional: Additional::Of(of(inner, done)?),
-            ..Schema::of(Type::Object)
-        }));
+fn member(field: &Field, done: &Types, scalars: &mut Types) -> Result<Arc<Schema>, String> {
+    let schema = of(&field.kind, done, scalars)?;
+    if field.default.is_none() && !field.retain_keys && field.note.is_none() {
+        return Ok(schema);
     }
-    if let Some(rest) = kind.strip_prefix('[') {
-        let (inner, how) = rest.rsplit_once(']').ok_or("unclosed list")?;
-        let list = if how.is_empty() {
-            ListType::Atomic
-        } else if how == "set" {
-            ListType::Set
-        } else {
-            let keys = how
-                .strip_prefix("key(")
-                .and_then(|h| h.strip_suffix(')'))
-                .ok_or("a list is plain, a set, or has key(…)")?;
-            ListType::Map(keys.split(',').map(str::to_owned).collect())
-        };
-        return Ok(Arc::new(Schema {
-            items: Some(of(inner, done)?),
+    let mut own = (*schema).clone();
+    own.default = field
+        .default
+        .map(serde_json::from_str)
+        .transpose()
+        .map_err(|e| e.to_string())?;
+    own.retain_keys = field.retain_keys;
+    if let Some(items) = own.items.as_ref().filter(|_| field.retain_keys) {
+        let mut inner = (**items).clone();
+        inner.retain_keys = true;
+        own.items = Some(Arc::new(inner));
+    }
+    if let Some(note) = field.note {
+        own.description = Some(note.into());
+    }
+    Ok(Arc::new(own))
+}
+
+fn of(kind: &Kind, done: &Types, scalars: &mut Types) -> Result<Arc<Schema>, String> {
+    let list = |inner: Arc<Schema>, list: ListType| {
+        Arc::new(Schema {
+            items: Some(inner),
             list,
             ..Schema::of(Type::Array)
-        }));
-    }
-    let scalar = |ty: Type, format: Option<&str>| Schema {
+        })
+    };
+    Ok(match kind {
+        Kind::Scalar(name) => scalars.entry(name).or_insert_with(|| Arc::new(scalar(name))).clone(),
+        Kind::Named(name) => done.get(name).cloned().ok_or_else(|| format!("unknown type {name}"))?,
+        Kind::Map(inner) => Arc::new(Schema {
+            additional: Additional::Of(of(inner, done, scalars)?),
+            ..Schema::of(Type::Object)
+        }),
+        Kind::List(inner) => list(of(inner, done, scalars)?, ListType::Atomic),
+        Kind::Set(inner) => list(of(inner, done, scalars)?, ListType::Set),
+        Kind::Keyed(inner, keys) => {
+            let keys = keys.iter().map(|k| (*k).to_owned()).collect();
+            list(of(inner, done, scalars)?, ListType::Map(keys))
+        }
+    })
+}
+
+fn scalar(name: &str) -> Schema {
+    let of = |ty: Type, format: Option<&str>| Schema {
         format: format.map(Into::into),
         ..Schema::of(ty)
     };
-    Ok(Arc::new(match kind {
-        "string" => scalar(Type::String, None),
-        "bool" => scalar(Type::Boolean, None),
-        "int32" => scalar(Type::Integer, Some("int32")),
-        "int64" => scalar(Type::Integer, Some("int64")),
-        "number" => scalar(Type::Number, Some("double")),
-        "date" | "microtime" => scalar(Type::String, Some("date-time")),
-        "bytes" => scalar(Type::String, Some("byte")),
+    match name {
+        "bool" => of(Type::Boolean, None),
+        "int32" => of(Type::Integer, Some("int32")),
+        "int64" => of(Type::Integer, Some("int64")),
+        "number" => of(Type::Number, Some("double")),
+        "date" | "microtime" => of(Type::String, Some("date-time")),
+        "bytes" => of(Type::String, Some("byte")),
         "any" => Schema::anything(),
         "intstr" | "quantity" => Schema {
             int_or_string: true,
             ..Schema::default()
         },
-        name => return done.get(name).cloned().ok_or_else(|| format!("unknown type {name}")),
-    }))
+        _ => of(Type::String, None),
+    }
 }
 
 #[cfg(test)]
@@ -201,18 +168,18 @@ mod tests {
 
     #[test]
     fn the_table_is_readable_and_has_what_the_kinds_need() {
-        let types = read(TABLE).unwrap();
-        assert!(types.len() > 50);
-        let pod = &types["core.v1.Pod"];
-        let containers = &pod.properties["spec"].properties["containers"];
-        assert_eq!(containers.list, ListType::Map(vec!["name".into()]));
-        assert!(pod.properties.contains_key("metadata"));
+        let types = read(table::TABLE).unwrap();
+        assert!(types.len() > 150);
+        let spec = &types["core.v1.Pod"].properties["spec"];
+        assert_eq!(spec.properties["containers"].list, ListType::Map(vec!["name".into()]));
+        assert!(types["core.v1.Pod"].properties.contains_key("metadata"));
+        let volume = spec.properties["volumes"].items.as_ref().unwrap();
+        assert!(volume.properties.contains_key("configMap") && volume.properties.contains_key("name"));
+        assert!(volume.retain_keys);
     }
 
     #[test]
-    fn a_wrong_line_is_named() {
-        assert!(read("T\n  f nosuch\n").unwrap_err().contains("line 2"));
-        assert!(read("  f string\n").unwrap_err().contains("line 1"));
-        assert!(read("T strange\n").unwrap_err().contains("unknown word"));
+    fn a_type_must_stand_before_its_users() {
+        assert!(read("T\n  f nosuch\n").unwrap_err().contains("unknown type"));
     }
 }

@@ -1,0 +1,181 @@
+//! The form of `types.txt`: our table of built-in types, read into [`Declaration`]s for whoever needs them: schemas, and the protobuf reader.
+//!
+//! A line at the margin names a type; an indented line is a field of it: `name[!][?][@NUMBER] TYPE [retainKeys] [=default]`, `!` for required,
+//! `?` where zero and absent differ, the number in the protobuf form. A field named `+` is another type whose fields are this one's own.
+//! TYPE is a scalar (`string bool int32 int64 number date microtime quantity intstr bytes any`), `{T}` for a map, `[T]` for a list that is
+//! replaced whole, `[T]set` for a set, `[T]key(a,b)` for a list of objects merged by those keys, or the name of a type that stands
+//! earlier in the file. `kind` after a type's name: `apiVersion`, `kind` and `metadata` come by themselves.
+
+/// The table.
+pub(crate) const TABLE: &str = include_str!("types.txt");
+
+/// One type of the table.
+#[derive(Debug)]
+pub(crate) struct Declaration {
+    pub(crate) name: &'static str,
+    /// Has `apiVersion`, `kind` and `metadata`.
+    pub(crate) object: bool,
+    pub(crate) note: Option<&'static str>,
+    pub(crate) fields: Vec<Field>,
+}
+
+/// One field of a type.
+#[derive(Debug)]
+pub(crate) struct Field {
+    /// `+` for a type whose fields are the parent's.
+    pub(crate) name: &'static str,
+    pub(crate) number: Option<u32>,
+    pub(crate) required: bool,
+    /// Zero and absent differ.
+    pub(crate) optional: bool,
+    pub(crate) kind: Kind,
+    pub(crate) default: Option<&'static str>,
+    pub(crate) retain_keys: bool,
+    pub(crate) note: Option<&'static str>,
+}
+
+/// A TYPE of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Scalar(&'static str),
+    Named(&'static str),
+    Map(Box<Self>),
+    List(Box<Self>),
+    Set(Box<Self>),
+    Keyed(Box<Self>, Vec<&'static str>),
+}
+
+const SCALARS: [&str; 11] = [
+    "string",
+    "bool",
+    "int32",
+    "int64",
+    "number",
+    "date",
+    "microtime",
+    "quantity",
+    "intstr",
+    "bytes",
+    "any",
+];
+
+/// Reads a table; the error names the line.
+pub(crate) fn read(table: &'static str) -> Result<Vec<Declaration>, String> {
+    let mut out: Vec<Declaration> = Vec::new();
+    for (number, line) in table.lines().enumerate() {
+        let fail = |why: String| format!("types.txt line {}: {why}: {line}", number + 1);
+        let (code, note) = line
+            .split_once(" # ")
+            .map_or((line, None), |(code, note)| (code, Some(note.trim())));
+        if code.trim().is_empty() || code.starts_with('#') {
+            continue;
+        }
+        if code.starts_with(' ') {
+            let current = out.last_mut().ok_or_else(|| fail("field without a type".to_owned()))?;
+            current.fields.push(field(code.trim(), note).map_err(fail)?);
+            continue;
+        }
+        let (name, object) = match code.split_once(' ') {
+            None => (code, false),
+            Some((name, "kind")) => (name, true),
+            Some((_, word)) => return Err(fail(format!("unknown word {word}"))),
+        };
+        out.push(Declaration {
+            name,
+            object,
+            note,
+            fields: Vec::new(),
+        });
+    }
+    Ok(out)
+}
+
+fn field(code: &'static str, note: Option<&'static str>) -> Result<Field, String> {
+    let (name, rest) = code.split_once(' ').ok_or("a field needs a type")?;
+    let (kind, default) = match rest.split_once('=') {
+        Some((kind, default)) => (kind.trim(), Some(default.trim())),
+        None => (rest.trim(), None),
+    };
+    let (kind, retain_keys) = kind
+        .strip_suffix(" retainKeys")
+        .map_or((kind, false), |k| (k.trim(), true));
+    let (name, number) = match name.split_once('@') {
+        Some((name, number)) => (name, Some(number.parse().map_err(|_| "a number follows @")?)),
+        None => (name, None),
+    };
+    let (name, optional) = name.strip_suffix('?').map_or((name, false), |n| (n, true));
+    let (name, required) = name.strip_suffix('!').map_or((name, false), |n| (n, true));
+    Ok(Field {
+        name,
+        number,
+        required,
+        optional,
+        kind: parse(kind)?,
+        default,
+        retain_keys,
+        note,
+    })
+}
+
+fn parse(kind: &'static str) -> Result<Kind, String> {
+    if let Some(inner) = kind.strip_prefix('{').and_then(|k| k.strip_suffix('}')) {
+        return Ok(Kind::Map(Box::new(parse(inner)?)));
+    }
+    if let Some(rest) = kind.strip_prefix('[') {
+        let (inner, how) = rest.rsplit_once(']').ok_or("unclosed list")?;
+        let inner = Box::new(parse(inner)?);
+        if how.is_empty() {
+            return Ok(Kind::List(inner));
+        }
+        if how == "set" {
+            return Ok(Kind::Set(inner));
+        }
+        let keys = how
+            .strip_prefix("key(")
+            .and_then(|h| h.strip_suffix(')'))
+            .ok_or("a list is plain, a set, or has key(…)")?;
+        return Ok(Kind::Keyed(inner, keys.split(',').collect()));
+    }
+    Ok(if SCALARS.contains(&kind) {
+        Kind::Scalar(kind)
+    } else {
+        Kind::Named(kind)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_line_is_named() {
+        assert!(read("  f string\n").unwrap_err().contains("line 1"));
+        assert!(read("T strange\n").unwrap_err().contains("unknown word"));
+        assert!(read("T\n  f@x string\n").unwrap_err().contains("number"));
+        assert!(read("T\n  f [string]odd\n").unwrap_err().contains("line 2"));
+    }
+
+    #[test]
+    fn fields_carry_what_they_say() {
+        let all = read("T kind # note\n  a!?@3 [string]key(x,y) retainKeys ={\"b\":1} # doc\n").unwrap();
+        let f = &all[0].fields[0];
+        assert!(all[0].object && f.required && f.optional && f.retain_keys);
+        assert_eq!(
+            (f.name, f.number, f.default, f.note),
+            ("a", Some(3), Some("{\"b\":1}"), Some("doc"))
+        );
+        assert_eq!(f.kind, Kind::Keyed(Box::new(Kind::Scalar("string")), vec!["x", "y"]));
+    }
+
+    #[test]
+    fn numbers_are_unique_in_each_type() {
+        for d in read(TABLE).unwrap() {
+            let mut seen = std::collections::BTreeSet::new();
+            for f in &d.fields {
+                if let Some(n) = f.number {
+                    assert!(seen.insert(n), "{} has {n} twice", d.name);
+                }
+            }
+        }
+    }
+}

@@ -98,13 +98,13 @@ pub struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// A store with everything at its default: a small memory, a log of 20,000 revisions, no seal key, no snapshots.
+    /// A store with everything at its default: a small memory, a log of 10,000 revisions, no seal key, no snapshots.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
             ring: 2048,
             ring_bytes: 1024 * 1024,
-            log_keep: 20_000,
+            log_keep: 10_000,
             seal_key: None,
             snapshot_dir: None,
             snapshot_every: Duration::from_secs(6 * 3600),

@@ -1,4 +1,5 @@
 //! What the store promises its callers, one promise a test, on a real file.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests too
 
 use std::{
     sync::{

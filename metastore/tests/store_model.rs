@@ -1,5 +1,6 @@
 //! The store against a model of it: random transactions, pauses and restarts; every answer, every list at every revision still
 //! covered, and every watch from everywhere must be what a map and a list of changes say.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests too
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rusqlite::Connection;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::{
     CommitError, Committed, Event, EventKind, Expect, MAX_NAME, MAX_VALUE, Object, ObjectKey, Op, Shared, Tx,
@@ -185,7 +186,15 @@ pub(super) struct Group<'a> {
     pub(super) wrote: bool,
 }
 
-/// The stored state of an object.
+/// What the file knows under a name.
+#[derive(Default)]
+struct Stored {
+    /// Revision of the newest version, a deletion too; 0 when the name was never used.
+    newest: u64,
+    live: Option<Live>,
+}
+
+/// The state of an object that is there.
 struct Live {
     object: Object,
     gap: usize,
@@ -263,7 +272,7 @@ impl Group<'_> {
     fn put(&mut self, key: &ObjectKey, body: &Body, expect: Expect, uid: Option<&str>) -> Result<Object, Stop> {
         let kind = self.shared.kind(&key.group, &key.resource);
         let kind = kind.ok_or_else(|| Fault::Io("a kind was not numbered".into()))?;
-        let live = self.stored(kind, key)?;
+        let Stored { newest, live } = self.stored(kind, key)?;
         check(key, live.as_ref().map(|l| &l.object), expect, uid)?;
         if let Some(live) = &live
             && body.same_as(&live.object.json, live.gap, live.object.revision)
@@ -290,7 +299,7 @@ impl Group<'_> {
             (None, true) => return Err(Stop::Refused(CommitError::NoSealKey(key.clone()))),
             (_, false) => &object.json,
         };
-        self.add_version(kind, key, change, body.gap(), Some(row))?;
+        self.add_version(kind, key, change, newest, body.gap(), Some(row))?;
         self.events.push(Arc::new(Event {
             kind: kind_of_event,
             object: object.clone(),
@@ -301,7 +310,7 @@ impl Group<'_> {
 
     fn delete(&mut self, key: &ObjectKey, expect: Expect, uid: Option<&str>) -> Result<Option<Object>, Stop> {
         let live = match self.shared.kind(&key.group, &key.resource) {
-            Some(kind) => self.stored(kind, key)?.map(|live| (kind, live)),
+            Some(kind) => self.stored(kind, key)?.live.map(|live| (kind, live)),
             None => None,
         };
         check(key, live.as_ref().map(|(_, l)| &l.object), expect, uid)?;
@@ -316,7 +325,7 @@ impl Group<'_> {
             revision,
             json,
         };
-        self.add_version(kind, key, DELETED, 0, None)?;
+        self.add_version(kind, key, DELETED, last.revision, 0, None)?;
         self.events.push(Arc::new(Event {
             kind: EventKind::Deleted,
             object: object.clone(),
@@ -331,6 +340,7 @@ impl Group<'_> {
         kind: i64,
         key: &ObjectKey,
         change: i64,
+        newest: u64,
         gap: usize,
         row: Option<&[u8]>,
     ) -> Result<(), Stop> {
@@ -338,49 +348,58 @@ impl Group<'_> {
         let gap = i64::try_from(gap).expect("an object is far below this");
         let (namespace, name) = (&*key.namespace, &*key.name);
         self.execute(
-            "INSERT INTO versions SELECT ?1, ?2, ?3, ?4, ?5,
-                coalesce((SELECT revision FROM objects WHERE kind = ?2 AND namespace = ?3 AND name = ?4), 0), ?6, ?7",
-            (revision, kind, namespace, name, change, gap, row),
+            "INSERT INTO versions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            (revision, kind, namespace, name, change, newest.cast_signed(), gap, row),
         )?;
-        self.execute(
-            "INSERT INTO objects VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT DO UPDATE SET revision = excluded.revision, live = excluded.live",
-            (kind, namespace, name, revision, i64::from(change != DELETED)),
-        )?;
+        let pointer = match newest {
+            0 => "INSERT INTO objects VALUES (?1, ?2, ?3, ?4, ?5)",
+            _ => "UPDATE objects SET revision = ?4, live = ?5 WHERE kind = ?1 AND namespace = ?2 AND name = ?3",
+        };
+        self.execute(pointer, (kind, namespace, name, revision, i64::from(change != DELETED)))?;
         self.revision += 1;
         Ok(())
     }
 
-    fn stored(&self, kind: i64, key: &ObjectKey) -> Result<Option<Live>, Stop> {
+    fn stored(&self, kind: i64, key: &ObjectKey) -> Result<Stored, Stop> {
         let mut statement = self.db.prepare_cached(
-            "SELECT v.revision, v.gap, v.body FROM objects o JOIN versions v ON v.revision = o.revision
-             WHERE o.kind = ?1 AND o.namespace = ?2 AND o.name = ?3 AND o.live = 1",
+            "SELECT o.revision, o.live, v.gap, v.body FROM objects o LEFT JOIN versions v ON v.revision = o.revision
+             WHERE o.kind = ?1 AND o.namespace = ?2 AND o.name = ?3",
         )?;
         let mut rows = statement.query((kind, &*key.namespace, &*key.name))?;
-        let Some(row) = rows.next()? else { return Ok(None) };
-        let revision = row.get::<_, i64>(0)?.cast_unsigned();
-        let body = blob(row, 2)?;
-        let gap = usize::try_from(row.get::<_, i64>(1)?).map_err(|_| Fault::Corrupt("a gap is negative".into()))?;
-        let (json, gap) = if key.is_secret() {
-            match self.shared.seal.as_ref().and_then(|seal| seal.unseal(key, body)) {
-                Some(json) => (json, gap),
-                // What cannot be opened can still be replaced or removed.
-                None => {
-                    let body =
-                        Body::new(&serde_json::json!({"metadata": {"name": &*key.name, "namespace": &*key.namespace}}))
-                            .expect("a small object");
-                    (body.at(revision), body.gap())
-                }
+        let Some(row) = rows.next()? else {
+            return Ok(Stored::default());
+        };
+        let newest = row.get::<_, i64>(0)?.cast_unsigned();
+        if row.get::<_, i64>(1)? == 0 {
+            return Ok(Stored { newest, live: None });
+        }
+        let gap: Option<i64> = row.get(2)?;
+        let gap = gap.and_then(|gap| usize::try_from(gap).ok());
+        let gap = gap.ok_or_else(|| Fault::Corrupt("the newest version of an object is missing".into()))?;
+        let body = blob(row, 3)?;
+        let opened = match &self.shared.seal {
+            _ if !key.is_secret() => Some(Bytes::copy_from_slice(body)),
+            Some(seal) => seal.unseal(key, body),
+            None => None,
+        };
+        let (json, gap) = match opened {
+            Some(json) => (json, gap),
+            // What cannot be opened can still be replaced or removed.
+            None => {
+                let metadata = json!({"metadata": {"name": &*key.name, "namespace": &*key.namespace}});
+                let body = Body::new(&metadata).expect("a small object");
+                (body.at(newest), body.gap())
             }
-        } else {
-            (Bytes::copy_from_slice(body), gap)
         };
         let object = Object {
             key: key.clone(),
-            revision,
+            revision: newest,
             json,
         };
-        Ok(Some(Live { object, gap }))
+        Ok(Stored {
+            newest,
+            live: Some(Live { object, gap }),
+        })
     }
 
     fn execute(&mut self, sql: &str, bind: impl rusqlite::Params) -> Result<(), Stop> {

@@ -15,7 +15,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, config::DbConfig};
 
 use super::{StoreError, error::Fault};
 
@@ -64,6 +64,8 @@ pub(super) fn connect(path: &Path, role: Role) -> Result<Connection, Fault> {
     let db = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.busy_timeout(std::time::Duration::from_secs(5))?;
     db.set_prepared_statement_cache_capacity(48);
+    // Without it SQLite plans some statements anew for each value bound to them.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     let cache_kib = match role {
         Role::Writer => 1024,
         Role::Reader => 256,

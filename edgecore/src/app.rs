@@ -1,0 +1,335 @@
+//! The agent put together: configuration -> bound (store open, sockets taken, devices served) -> running -> stopped.
+//!
+//! Order of start: store, twins, broker; from then on devices are answered. Then the health listener, the local API and the link,
+//! none of which a device waits for. Order of stop: the link and the API, the broker (it acknowledges what it received), the twins,
+//! the store last.
+
+mod files;
+mod identity;
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::drain::Drain;
+use daemon::exit;
+use daemon::ready::{Block, Ready};
+use link::pki::PkiError;
+use metastore::api::ApiServer;
+use metastore::store::{JournalBound, SealKey, Store, StoreError, StoreOptions};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub use files::Addresses;
+
+use crate::bus::{Bus, BusError};
+use crate::config::Config;
+use crate::meta::Meta;
+use crate::metrics::Metrics;
+use crate::stamps::Stamps;
+use crate::twin::Twins;
+use crate::uplink::{Uplink, recover_certificate};
+
+/// How long the parts of the agent may take to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// Changes kept in memory for watchers. A gateway has few watchers and they are quick.
+const RING: (usize, usize) = (1024, 512 * 1024);
+/// Revisions kept in the change log: minutes of reports at full speed, days of a quiet gateway.
+const LOG_KEEP: u64 = 4096;
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A folder or file of the agent.
+    #[error("{path}: {source}", path = .path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An address cannot be listened on.
+    #[error("{what} cannot listen on {address}: {source}; is another agent running?")]
+    Listen {
+        /// Whose.
+        what: &'static str,
+        /// Which.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store.
+    #[error("store {path}: {source}", path = .path.display())]
+    Store {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: StoreError,
+    },
+    /// Keys and certificates.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The broker.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// `nodeName` and the node certificate disagree, or there is no usable name.
+    #[error("{0}")]
+    Identity(String),
+}
+
+impl AgentError {
+    /// The process's exit code for this failure.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Identity(_) | Self::Bus(BusError::Address(..)) => exit::BAD_CONFIG,
+            _ => exit::FAILED,
+        }
+    }
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    node: String,
+    addresses: Addresses,
+    store: Store,
+    store_path: PathBuf,
+    bus: Bus,
+    ready: Ready,
+    metrics: Arc<Metrics>,
+    api: watch::Receiver<Option<ApiServer>>,
+    /// Link, API, health.
+    outer: Drain,
+    /// Twins.
+    inner: Drain,
+}
+
+/// A runtime of the size a gateway wants: two workers, small stacks.
+///
+/// # Errors
+/// When the system gives no threads.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(4)
+        .thread_stack_size(512 * 1024)
+        .thread_keep_alive(Duration::from_secs(2))
+        .enable_all()
+        .build()
+}
+
+impl Agent {
+    /// Starts everything. Devices are answered when this returns; API and link follow.
+    ///
+    /// # Errors
+    /// What cannot be opened or listened on. The hub's absence is no error.
+    pub async fn start(config: Config) -> Result<Self, AgentError> {
+        daemon::tls::install_provider();
+        let (outer, inner) = (Drain::new(), Drain::new());
+        let ready = Ready::new();
+        let metrics = Arc::new(Metrics::default());
+        recover_certificate(&config.pki)?;
+        let node = identity::node_name(&config)?;
+        let store = open_store(&config)?;
+        let stored = |source| AgentError::Store {
+            path: store_path(&config),
+            source,
+        };
+        let stamps = Stamps::load(&node, &store).map_err(stored)?;
+        let twins = Twins::start(store.clone(), stamps.clone(), &node, Arc::clone(&metrics), &inner).map_err(stored)?;
+        let bus = Bus::start(&config.mqtt, &node, store.clone(), &twins, &inner).await?;
+
+        let health = listen("the health listener", &config.health).await?;
+        let api = listen("the local API", &config.api).await?;
+        let addresses = Addresses {
+            api: api.local_addr().ok(),
+            health: health.local_addr().ok(),
+            mqtt: bus.address(),
+        };
+        let page = Arc::clone(&metrics);
+        drop(outer.spawn(daemon::health::serve(
+            health,
+            ready.clone(),
+            Arc::new(move || page.render()),
+            outer.clone(),
+        )));
+        let meta = Meta {
+            node: node.clone(),
+            labels: config.labels.clone(),
+            pki: config.pki.clone(),
+            config_dir: config.config_dir.clone(),
+            store: store.clone(),
+            stamps: stamps.clone(),
+        };
+        let (api_in, api_out) = watch::channel(None);
+        let block = ready.block("api");
+        drop(outer.spawn(run_api(meta, api, api_in, block, outer.clone())));
+        let uplink = Uplink {
+            node: node.clone(),
+            hubs: config.hubs.clone(),
+            pki: config.pki.clone(),
+            report_cycle: config.report_cycle(),
+            store: store.clone(),
+            stamps,
+            twins,
+            metrics: Arc::clone(&metrics),
+            api: api_out.clone(),
+        };
+        if uplink.configured() {
+            drop(outer.spawn(uplink.run(outer.clone())));
+        } else {
+            tracing::info!("No hub is configured, or there is no node certificate: the gateway works alone.");
+        }
+        files::write_addresses(&config.data_dir, &node, &addresses)?;
+        tracing::info!(node, ?addresses, "The agent serves its devices.");
+        Ok(Self {
+            node,
+            addresses,
+            store,
+            store_path: store_path(&config),
+            bus,
+            ready,
+            metrics,
+            api: api_out,
+            outer,
+            inner,
+        })
+    }
+
+    /// Resolves with the local API when it is up; `None` when it could not be started.
+    pub async fn api(&self) -> Option<ApiServer> {
+        let mut api = self.api.clone();
+        api.wait_for(Option::is_some).await.ok()?.clone()
+    }
+
+    /// Where it listens.
+    pub const fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// The gateway's name.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Its store, for tests and tools in the same process.
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What is still starting.
+    pub fn pending(&self) -> Vec<&'static str> {
+        self.ready.pending()
+    }
+
+    /// The metrics page.
+    pub fn metrics(&self) -> String {
+        self.metrics.render()
+    }
+
+    /// Runs until the process is told to stop, or the store ends by itself.
+    ///
+    /// # Errors
+    /// When the store turned out damaged: start again, it is then set aside.
+    pub async fn until_signal(self) -> Result<(), AgentError> {
+        daemon::signal::notify_ready();
+        let ended = tokio::select! {
+            signal = daemon::signal::stop_requested() => {
+                tracing::info!(signal = signal.unwrap_or("no signal handler"), "Stopping.");
+                None
+            }
+            ended = self.store.ended() => Some(ended),
+        };
+        daemon::signal::notify_stopping();
+        let path = self.store_path.clone();
+        self.stop().await;
+        match ended {
+            None => Ok(()),
+            Some(source) => Err(AgentError::Store { path, source }),
+        }
+    }
+
+    /// Stops in order. What was received from devices is acknowledged or left to be sent again.
+    pub async fn stop(self) {
+        if !self.outer.finish(STOP_DEADLINE).await {
+            tracing::warn!("API or link did not stop in time.");
+        }
+        self.bus.stop().await;
+        if !self.inner.finish(STOP_DEADLINE).await {
+            tracing::warn!("The twin service did not stop in time.");
+        }
+        self.store.close().await;
+    }
+}
+
+/// Brings the local API up and serves it.
+async fn run_api(meta: Meta, listener: TcpListener, up: watch::Sender<Option<ApiServer>>, block: Block, drain: Drain) {
+    let Ok(at) = listener.local_addr() else { return };
+    let served = async {
+        let server = meta.build(drain.clone()).await?;
+        up.send_replace(Some(server.clone()));
+        drop(drain.spawn(meta.clone().follow_labels(drain.clone())));
+        drop(block);
+        meta.serve(server, listener, at, drain.clone()).await
+    };
+    if let Err(e) = served.await {
+        tracing::error!(error = %e, "The local API does not run.");
+    }
+    // Whoever waits for the API waits until the agent stops.
+    drain.stopping().await;
+}
+
+fn store_path(config: &Config) -> PathBuf {
+    config.data_dir.join("edgecore.db")
+}
+
+fn open_store(config: &Config) -> Result<Store, AgentError> {
+    for folder in [&config.data_dir, &config.pki] {
+        make_folder(folder).map_err(|source| AgentError::Io {
+            path: folder.clone(),
+            source,
+        })?;
+    }
+    let path = store_path(config);
+    let failed = |source| AgentError::Store {
+        path: path.clone(),
+        source,
+    };
+    let seal_key = SealKey::load_or_create(&config.pki.join("seal.key")).map_err(failed)?;
+    let options = StoreOptions {
+        ring: RING.0,
+        ring_bytes: RING.1,
+        log_keep: LOG_KEEP,
+        seal_key: Some(seal_key),
+        snapshot_dir: Some(config.data_dir.join("snapshots")),
+        journal_default: JournalBound {
+            max_bytes: config.journal.max_bytes,
+            max_age_ms: Some(config.journal.max_age_hours.saturating_mul(3_600_000)),
+        },
+        max_bytes: config.store_max_bytes,
+        ..StoreOptions::new(&path)
+    };
+    let (store, opened) = Store::open(options).map_err(failed)?;
+    if let Some(damaged) = &opened.damaged {
+        let restored = opened.restored;
+        tracing::error!(set_aside = %damaged.display(), restored, "The store was damaged and set aside.");
+    }
+    Ok(store)
+}
+
+/// Makes a folder, for its owner only, if it is not there.
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+async fn listen(what: &'static str, address: &str) -> Result<TcpListener, AgentError> {
+    TcpListener::bind(address).await.map_err(|source| AgentError::Listen {
+        what,
+        address: address.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,56 @@
+//! The gateway's daemon: reads flags and configuration, starts the agent, waits for a signal.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use daemon::exit::{BAD_CONFIG, FAILED, Failure};
+use edgecore::{Agent, Config};
+
+/// The Kurator agent of one gateway: its devices, its local API, its link to the hub.
+#[derive(Parser)]
+#[command(
+    name = "edgecore",
+    version,
+    after_help = "Example: edgecore --config-dir /tmp/gw/etc --data-dir /tmp/gw/data"
+)]
+struct Flags {
+    /// Configuration file instead of <config-dir>/edgecore.yaml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of edgecore.yaml, pki/ and edge.kubeconfig.
+    #[arg(long, value_name = "DIR", default_value = edgecore::CONFIG_DIR)]
+    config_dir: PathBuf,
+    /// Folder of the store.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Log filter, such as "info" or "edgecore=debug".
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+fn main() -> ExitCode {
+    match run(Flags::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(flags: Flags) -> Result<(), Failure> {
+    let bad = |e: &dyn std::fmt::Display| Failure::new(BAD_CONFIG, e.to_string());
+    let mut config = Config::load(flags.config.as_deref(), &flags.config_dir, std::env::vars()).map_err(|e| bad(&e))?;
+    config.data_dir = flags.data_dir.unwrap_or(config.data_dir);
+    config.log = flags.log.unwrap_or(config.log);
+    daemon::telemetry::init(&config.log).map_err(|e| bad(&e))?;
+    let config = config.checked().map_err(|e| bad(&e))?;
+    let runtime = edgecore::runtime().map_err(|e| Failure::new(FAILED, e.to_string()))?;
+    runtime.block_on(async {
+        let agent = Agent::start(config)
+            .await
+            .map_err(|e| Failure::new(e.exit_code(), e.to_string()))?;
+        agent
+            .until_signal()
+            .await
+            .map_err(|e| Failure::new(e.exit_code(), e.to_string()))
+    })
+}

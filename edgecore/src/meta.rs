@@ -1,0 +1,221 @@
+//! The local Kubernetes API: the same server as the hub's, over the gateway's own store, with or without a hub.
+//!
+//! Starts beside the devices' service and never in its way. Its key material is made at the first start and kept in `<pki>/local`.
+
+mod admission;
+mod node;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use daemon::clock::wall_ms;
+use daemon::drain::Drain;
+use device_models::CRDS;
+use link::pki::{Cert, Kubeconfig, LocalCa, PkiError, write_kubeconfig};
+use metastore::api::{ApiServer, BuildError, Identify, User, builtin_kinds, serve};
+use metastore::store::{CommitError, Expect, Store, StoreError, Tx};
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use self::node::{Facts, NodeState};
+use crate::objects;
+use crate::stamps::Stamps;
+
+/// Attempts to write the Node while others write it too.
+const RACES: usize = 8;
+
+/// Why the local API does not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MetaError {
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    #[error("TLS of the local API: {0}")]
+    Tls(String),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("the Node object: {0}")]
+    Write(#[from] CommitError),
+    #[error("the store: {0}")]
+    Read(#[from] StoreError),
+}
+
+/// What the local API is made of.
+#[derive(Clone)]
+pub(crate) struct Meta {
+    pub(crate) node: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) pki: PathBuf,
+    pub(crate) config_dir: PathBuf,
+    pub(crate) store: Store,
+    pub(crate) stamps: Stamps,
+}
+
+impl Meta {
+    /// Writes the gateway's Node, if it says something new, and builds the server.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub(crate) async fn build(&self, drain: Drain) -> Result<ApiServer, MetaError> {
+        self.write_node().await?;
+        let admission = admission::EdgeAdmission::new(&self.node, self.stamps.clone());
+        Ok(ApiServer::builder(self.store.clone())
+            .kinds(builtin_kinds())
+            .crds(CRDS)
+            .admission(Arc::new(admission))
+            .node_name(self.node.as_str())
+            .drain(drain)
+            .build()
+            .await?)
+    }
+
+    /// Serves until the drain begins.
+    ///
+    /// # Errors
+    /// When key material or kubeconfig cannot be made.
+    pub(crate) async fn serve(
+        &self,
+        server: ApiServer,
+        listener: TcpListener,
+        at: SocketAddr,
+        drain: Drain,
+    ) -> Result<(), MetaError> {
+        let meta = self.clone();
+        // Keys may have to be made, and files written.
+        let tls = tokio::task::spawn_blocking(move || meta.tls(at)).await;
+        let tls = tls.map_err(|e| MetaError::Tls(e.to_string()))??;
+        let identify: Identify = Arc::new(|cert| {
+            let cert = Cert::parse(cert).ok()?;
+            Some(User::new(cert.common_name, cert.organizations))
+        });
+        serve(listener, Arc::new(tls), identify, server, drain).await;
+        Ok(())
+    }
+
+    fn tls(&self, at: SocketAddr) -> Result<rustls::ServerConfig, MetaError> {
+        let mut names = vec![
+            "localhost".to_owned(),
+            "127.0.0.1".to_owned(),
+            "::1".to_owned(),
+            self.node.clone(),
+        ];
+        if !at.ip().is_unspecified() && !names.contains(&at.ip().to_string()) {
+            names.push(at.ip().to_string());
+        }
+        let ca = LocalCa::load_or_create(&self.pki.join("local"), &names)?;
+        self.write_kubeconfig(&ca, at)?;
+        let tls = |e: rustls::Error| MetaError::Tls(e.to_string());
+        let provider = daemon::tls::provider();
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.cert().clone()).map_err(tls)?;
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .map_err(|e| MetaError::Tls(e.to_string()))?;
+        rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(tls)?
+            .with_client_cert_verifier(clients)
+            .with_single_cert(ca.server().chain()?, ca.server().key()?)
+            .map_err(tls)
+    }
+
+    /// Writes the administrator's kubeconfig when it would say something new.
+    fn write_kubeconfig(&self, ca: &LocalCa, at: SocketAddr) -> Result<(), PkiError> {
+        let host = match at {
+            at if !at.ip().is_unspecified() => at.to_string(),
+            SocketAddr::V4(at) => format!("127.0.0.1:{}", at.port()),
+            SocketAddr::V6(at) => format!("[::1]:{}", at.port()),
+        };
+        let path = self.config_dir.join("edge.kubeconfig");
+        let config = Kubeconfig {
+            name: &self.node,
+            server: &format!("https://{host}"),
+            ca_pem: &ca.cert_pem(),
+            client: ca.admin(),
+        };
+        if std::fs::read_to_string(&path).is_ok_and(|there| there == config.to_yaml()) {
+            return Ok(());
+        }
+        write_kubeconfig(&path, &config)
+    }
+
+    /// Labels that the hub announced for this gateway (`EdgeNode.spec.labels`), the configuration's over them.
+    fn labels(&self) -> Result<BTreeMap<String, String>, StoreError> {
+        let mut labels = BTreeMap::new();
+        if let Some(edge_node) = self.store.get(&objects::edge_node_key(&self.node))?
+            && let Ok(edge_node) = edge_node.value()
+            && let Some(announced) = edge_node["spec"]["labels"].as_object()
+        {
+            labels.extend(
+                announced
+                    .iter()
+                    .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))),
+            );
+        }
+        labels.extend(self.labels.clone());
+        Ok(labels)
+    }
+
+    /// Brings the gateway's Node up to date.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub(crate) async fn write_node(&self) -> Result<(), MetaError> {
+        let facts = Facts::read();
+        let key = objects::node_key(&self.node);
+        for _ in 0..RACES {
+            let labels = self.labels()?;
+            let held = self.store.get(&key)?;
+            let old = held.as_ref().and_then(|held| held.value().ok()).map(without_revision);
+            let now = objects::rfc3339(wall_ms());
+            let state = NodeState {
+                name: &self.node,
+                labels: &labels,
+                facts: &facts,
+                now: &now,
+            };
+            let Some(node) = state.over(old.as_ref()) else {
+                return Ok(());
+            };
+            let expect = held.map_or(Expect::Absent, |held| Expect::Revision(held.revision));
+            match self.store.commit(Tx::new().put(key.clone(), node, expect)).await {
+                Ok(_) => return Ok(()),
+                Err(CommitError::Conflict { .. } | CommitError::Exists(_) | CommitError::NotFound(_)) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows what the hub says about this gateway's labels, until the drain begins.
+    pub(crate) async fn follow_labels(self, drain: Drain) {
+        let Ok(mut changes) = self.store.watch(objects::edge_node_scope(), self.store.revision()) else {
+            return;
+        };
+        loop {
+            let changed = tokio::select! {
+                biased;
+                () = drain.stopping() => return,
+                changed = changes.next() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+            if let Err(e) = self.write_node().await {
+                tracing::warn!(error = %e, "The Node cannot be written.");
+            }
+        }
+    }
+}
+
+/// The store's own field would make every comparison fail.
+fn without_revision(mut object: Value) -> Value {
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
+    }
+    object
+}

@@ -1,0 +1,187 @@
+//! The twin service: one task owns the twins of all devices of this gateway.
+//!
+//! ```text
+//!  broker / external bridge --ask--> inbox --> task: batch --> one store Tx --> (commit) --> verdicts, results, documents, deltas
+//!  store watches (Device, DeviceModel) ------> task: set_device -------> deltas at once, DeviceStatus in the next Tx
+//! ```
+//!
+//! Invariants:
+//! - A request is answered (PUBACK, `update/result`) after the commit that holds it, never before.
+//! - This task is the only writer of DeviceStatus objects; memory is what the store will be once the transactions under way are in.
+//! - When a commit fails, everything under way is awaited, the twins concerned are read again from the store, and the requests are
+//!   answered with an error and not acknowledged.
+//! - A request that sets a desired value is committed alone, against the revision of the Device it was made from.
+//!
+//! Called by `bus`; it never knows what a client or a broker is.
+
+mod batch;
+mod table;
+mod task;
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use daemon::drain::Drain;
+use futures_util::future::BoxFuture;
+use metastore::store::{Store, StoreError};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::metrics::Metrics;
+use crate::stamps::Stamps;
+
+/// The journal of reports for the hub.
+pub(crate) const TELEMETRY: &str = "telemetry";
+
+/// Batches that wait for the task. The broker bounds what one connection may have unanswered; this bounds all of them together.
+const INBOX: usize = 8192;
+/// Bytes of payloads that wait for the task.
+const INBOX_BYTES: usize = 32 * 1024 * 1024;
+
+/// One published message.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    /// Where it was published.
+    pub(crate) topic: Arc<str>,
+    /// What.
+    pub(crate) payload: Bytes,
+    /// Who, for people.
+    pub(crate) by: Arc<str>,
+}
+
+/// Why a message was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// No request, or one that only the gateway publishes.
+    Topic,
+    /// The request is wrong; `update/result` says why.
+    Request,
+    /// It cannot be stored now. It must not be acknowledged.
+    NotStored,
+}
+
+/// One verdict per message asked, in order, after the commit.
+pub(crate) type Verdicts = BoxFuture<'static, Vec<Result<(), Refused>>>;
+
+/// Where answers go.
+pub(crate) trait Outlet: Send + Sync {
+    /// Publishes at QoS 1, not retained, in order.
+    fn publish(&self, messages: Vec<(String, Vec<u8>)>);
+    /// Whether anybody would get it. What nobody wants is not encoded.
+    fn wanted(&self, topic: &str) -> bool;
+}
+
+/// The service's door. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Twins {
+    inbox: mpsc::Sender<Command>,
+    waiting_bytes: Arc<AtomicUsize>,
+    outlet: Arc<OnceLock<Box<dyn Outlet>>>,
+    telemetry: watch::Receiver<u64>,
+}
+
+/// What reaches the task.
+enum Command {
+    Ask(Vec<Request>),
+    Subscribed(Arc<[Arc<str>]>),
+}
+
+/// One message and who waits for its verdict.
+struct Request {
+    asked: Asked,
+    verdict: oneshot::Sender<Result<(), Refused>>,
+}
+
+impl fmt::Debug for Twins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Twins").finish_non_exhaustive()
+    }
+}
+
+impl Twins {
+    /// Loads all twins and starts the task. Blocks for as long as reading them takes.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) fn start(
+        store: Store,
+        stamps: Stamps,
+        node: &str,
+        metrics: Arc<Metrics>,
+        drain: &Drain,
+    ) -> Result<Self, StoreError> {
+        let (inbox, commands) = mpsc::channel(INBOX);
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let outlet = Arc::new(OnceLock::new());
+        let (telemetry_in, telemetry) = watch::channel(store.journal_bounds(TELEMETRY)?.accepted);
+        let task = task::Task::load(task::Parts {
+            store,
+            stamps,
+            node: node.to_owned(),
+            metrics,
+            commands,
+            waiting_bytes: Arc::clone(&waiting_bytes),
+            outlet: Arc::clone(&outlet),
+            telemetry: telemetry_in,
+        })?;
+        let stop = drain.clone();
+        drop(drain.spawn(task.run(stop)));
+        Ok(Self {
+            inbox,
+            waiting_bytes,
+            outlet,
+            telemetry,
+        })
+    }
+
+    /// Tells the service where its answers go; before that nobody hears them.
+    pub(crate) fn connect(&self, outlet: Box<dyn Outlet>) {
+        if self.outlet.set(outlet).is_err() {
+            tracing::error!("The twin service has two outlets; the second is ignored.");
+        }
+    }
+
+    /// Hands messages over. The order of the calls is the order of the requests; the future only waits.
+    pub(crate) fn ask(&self, asked: Vec<Asked>) -> Verdicts {
+        let count = asked.len();
+        let bytes: usize = asked.iter().map(|asked| asked.payload.len()).sum();
+        let refused = || -> Verdicts { Box::pin(std::future::ready(vec![Err(Refused::NotStored); count])) };
+        if self.waiting_bytes.load(Ordering::Relaxed).saturating_add(bytes) > INBOX_BYTES {
+            return refused();
+        }
+        let mut requests = Vec::with_capacity(count);
+        let mut verdicts = Vec::with_capacity(count);
+        for asked in asked {
+            let (verdict, receiver) = oneshot::channel();
+            requests.push(Request { asked, verdict });
+            verdicts.push(receiver);
+        }
+        self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if self.inbox.try_send(Command::Ask(requests)).is_err() {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return refused();
+        }
+        Box::pin(async move {
+            let mut all = Vec::with_capacity(count);
+            for verdict in verdicts {
+                all.push(verdict.await.unwrap_or(Err(Refused::NotStored)));
+            }
+            all
+        })
+    }
+
+    /// A client listens from now on: it is told what its devices have yet to do.
+    pub(crate) fn subscribed(&self, filters: &[Arc<str>]) {
+        let ours = |filter: &&Arc<str>| filter.starts_with('$');
+        let filters: Arc<[Arc<str>]> = filters.iter().filter(ours).cloned().collect();
+        if !filters.is_empty() && self.inbox.try_send(Command::Subscribed(filters)).is_err() {
+            tracing::warn!("Too much to do: a new subscriber is not told the open deltas.");
+        }
+    }
+
+    /// The number of the newest telemetry record, as it grows.
+    pub(crate) fn telemetry(&self) -> watch::Receiver<u64> {
+        self.telemetry.clone()
+    }
+}

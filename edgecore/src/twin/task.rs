@@ -1,0 +1,747 @@
+//! The task: picks what happens next, applies it to the twins, keeps transactions on their way to the store.
+//!
+//! Up to [`UNDER_WAY`] transactions are on their way at a time: one that the disk syncs, one that waits for its turn. Requests that
+//! arrive meanwhile gather and go together, so the busier it is the larger the batches are, and an idle gateway waits for nothing.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use daemon::clock::wall_ms;
+use daemon::drain::Drain;
+use device_models::payload::{self, Entry as Wanted, TwinUpdate};
+use device_models::topic::{self, Answer, DeviceAddress, Form, Request as Topic, TopicError};
+use device_models::twin::Author;
+use device_models::{merge_device_desired, twin::Outcome};
+use futures_util::stream::{FuturesOrdered, StreamExt as _};
+use metastore::store::{CommitError, Committed, Event, EventKind, Expect, Op, Store, StoreError, Watch, WatchError};
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+
+use super::batch::{Batch, give};
+use super::table::{self, Id, Loaded, Table};
+use super::{Command, Outlet, Refused, Request, TELEMETRY};
+use crate::metrics::Metrics;
+use crate::objects::{self, DEVICES, MODELS, STATUSES};
+use crate::stamps::Stamps;
+
+/// Transactions on their way at a time.
+const UNDER_WAY: usize = 2;
+/// Requests in one transaction.
+const BATCH: usize = 4096;
+/// Commands taken from the inbox at a time.
+const TAKE: usize = 512;
+/// Attempts of a desired write when the hub or the local API changes the same Device meanwhile.
+const RACES: usize = 16;
+
+/// The namespace that old topics mean.
+const DEFAULT: &str = "default";
+
+/// What the task is made of.
+pub(super) struct Parts {
+    pub(super) store: Store,
+    pub(super) stamps: Stamps,
+    pub(super) node: String,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) waiting_bytes: Arc<AtomicUsize>,
+    pub(super) outlet: Arc<OnceLock<Box<dyn Outlet>>>,
+    pub(super) telemetry: watch::Sender<u64>,
+}
+
+type Landed = (Result<Option<Committed>, CommitError>, Box<Batch>);
+type Flight = Pin<Box<dyn Future<Output = Landed> + Send>>;
+
+pub(super) struct Task {
+    parts: Parts,
+    table: Table,
+    devices: Watch,
+    models: Watch,
+    /// Requests taken from the inbox and not yet applied.
+    waiting: VecDeque<Request>,
+    flights: FuturesOrdered<Flight>,
+    /// Devices to be read again once nothing is under way; while there are any, nothing new is begun.
+    doubtful: BTreeSet<Id>,
+    /// DeviceStatuses that changed for another reason than a request.
+    stale: BTreeSet<Id>,
+    /// Operations for the next transaction.
+    chores: Vec<Op>,
+}
+
+/// What happened.
+enum Action {
+    Stop,
+    Landed(Landed),
+    Changed(Result<Arc<Event>, WatchError>),
+    Commands(Vec<Command>),
+}
+
+impl Task {
+    /// Reads everything. Blocks.
+    pub(super) fn load(parts: Parts) -> Result<Self, StoreError> {
+        let now = wall_ms();
+        let (table, loaded) = Table::load(&parts.store, |device| parts.stamps.observe(device, now))?;
+        let Loaded {
+            devices_at,
+            models_at,
+            stale,
+            orphans,
+        } = loaded;
+        let devices = parts.store.watch(objects::device_scope(DEVICES), devices_at)?;
+        let models = parts.store.watch(objects::device_scope(MODELS), models_at)?;
+        parts.metrics.devices.set(table.devices.len() as u64);
+        let delete = |key| Op::Delete {
+            key,
+            expect: Expect::Any,
+            uid: None,
+        };
+        Ok(Self {
+            parts,
+            table,
+            devices,
+            models,
+            waiting: VecDeque::new(),
+            flights: FuturesOrdered::new(),
+            doubtful: BTreeSet::new(),
+            stale,
+            chores: orphans.into_iter().map(delete).collect(),
+        })
+    }
+
+    /// Runs until the drain begins and what is under way has landed.
+    pub(super) async fn run(mut self, drain: Drain) {
+        loop {
+            self.proceed().await;
+            match self.select(&drain).await {
+                Action::Stop => break,
+                Action::Landed(landed) => self.landed(landed),
+                Action::Changed(Ok(event)) => self.changed(&event),
+                Action::Changed(Err(e)) => {
+                    if !self.restart_watches(&e).await {
+                        break;
+                    }
+                }
+                Action::Commands(commands) => self.take(commands),
+            }
+        }
+        while let Some(landed) = self.flights.next().await {
+            self.landed(landed);
+        }
+    }
+
+    async fn select(&mut self, drain: &Drain) -> Action {
+        let room = self.flights.len() < UNDER_WAY && self.doubtful.is_empty() && self.waiting.is_empty();
+        let mut commands = Vec::new();
+        tokio::select! {
+            biased;
+            () = drain.stopping() => Action::Stop,
+            Some(landed) = self.flights.next() => Action::Landed(landed),
+            event = self.models.next() => Action::Changed(event),
+            event = self.devices.next() => Action::Changed(event),
+            taken = self.parts.commands.recv_many(&mut commands, TAKE), if room => {
+                if taken == 0 { Action::Stop } else { Action::Commands(commands) }
+            }
+        }
+    }
+
+    fn take(&mut self, commands: Vec<Command>) {
+        for command in commands {
+            match command {
+                Command::Ask(requests) => {
+                    let bytes = requests.iter().map(|request| request.asked.payload.len()).sum();
+                    self.parts.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                    self.waiting.extend(requests);
+                }
+                Command::Subscribed(filters) => self.subscribed(&filters),
+            }
+        }
+    }
+
+    /// Begins as much as may begin now.
+    async fn proceed(&mut self) {
+        if !self.doubtful.is_empty() {
+            if !self.flights.is_empty() {
+                return;
+            }
+            self.reload();
+        }
+        while self.flights.len() < UNDER_WAY {
+            let mut batch = Batch::with(std::mem::take(&mut self.stale), std::mem::take(&mut self.chores));
+            let alone = self.fill(&mut batch);
+            if !batch.is_empty() {
+                self.begin(Box::new(batch));
+                continue;
+            }
+            match alone {
+                // It waits until everything before it is in.
+                Some(request) if self.flights.is_empty() => self.desire(request).await,
+                Some(request) => {
+                    self.waiting.push_front(request);
+                    return;
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Applies waiting requests to the twins, up to the first that must be alone.
+    fn fill(&mut self, batch: &mut Batch) -> Option<Request> {
+        let now = wall_ms();
+        while batch.len() < BATCH {
+            let request = self.waiting.pop_front()?;
+            if !self.apply(batch, request, now) {
+                // Given back by `apply` at the front of the queue.
+                return if batch.is_empty() {
+                    self.waiting.pop_front()
+                } else {
+                    None
+                };
+            }
+        }
+        None
+    }
+
+    fn begin(&mut self, mut batch: Box<Batch>) {
+        if batch.writes_nothing() {
+            let flight: Flight = Box::pin(std::future::ready((Ok(None), batch)));
+            self.flights.push_back(flight);
+            return;
+        }
+        let tx = batch.take_tx(&self.table);
+        // Submitted now: the order of these calls is the order of the commits.
+        let commit = self.parts.store.submit(tx);
+        self.flights
+            .push_back(Box::pin(async move { (commit.await.map(Some), batch) }));
+    }
+
+    fn outlet(&self) -> Option<&dyn Outlet> {
+        self.parts.outlet.get().map(|outlet| &**outlet)
+    }
+
+    fn landed(&mut self, (result, batch): Landed) {
+        match result {
+            Ok(committed) => self.succeeded(committed.as_ref(), *batch),
+            Err(e) => self.failed(&e, *batch),
+        }
+    }
+
+    fn succeeded(&self, committed: Option<&Committed>, batch: Batch) {
+        let metrics = &self.parts.metrics;
+        metrics.reports_accepted.add(batch.accepted);
+        metrics.requests_rejected.add(batch.rejected);
+        metrics.deltas.add(batch.deltas);
+        if let Some(committed) = committed {
+            metrics.twin_commits.add(1);
+            if let Some(newest) = committed.journal_seqs.last() {
+                self.parts.telemetry.send_replace(*newest);
+            }
+        }
+        batch.done(self.outlet());
+    }
+
+    fn failed(&mut self, error: &CommitError, batch: Batch) {
+        let (code, reason) = match error {
+            CommitError::Full => (507, "the gateway's disk is full; the report was not stored".to_owned()),
+            other => (500, format!("the report was not stored: {other}")),
+        };
+        tracing::warn!(%error, requests = batch.len(), "Requests of devices were not stored.");
+        self.doubtful.extend(batch.touched.iter().cloned());
+        let refused = batch.failed(self.outlet(), wall_ms(), code, &reason);
+        self.parts.metrics.requests_failed.add(refused);
+    }
+
+    /// Reads the twins anew whose last change did not reach the store.
+    fn reload(&mut self) {
+        for id in std::mem::take(&mut self.doubtful) {
+            let Some((namespace, name)) = id.split_once('/') else {
+                continue;
+            };
+            let store = &self.parts.store;
+            let key = objects::device_key(DEVICES, namespace, name);
+            let read = store
+                .get(&key)
+                .and_then(|device| Ok((device, store.get(&objects::device_key(STATUSES, namespace, name))?)));
+            match read {
+                Ok((Some(device), status)) => {
+                    let Ok(device) = device.value() else { continue };
+                    self.table
+                        .insert(&key, &device, status.and_then(|s| s.value().ok()).as_ref());
+                }
+                // Its deletion comes by the watch.
+                Ok((None, _)) => {}
+                Err(e) => tracing::error!(device = %id, error = %e, "A twin cannot be read again."),
+            }
+        }
+    }
+
+    /// Applies one request. False when it has to be alone; it is then at the front of the queue again.
+    fn apply(&mut self, batch: &mut Batch, request: Request, now: u64) -> bool {
+        let Request { asked, verdict } = request;
+        let parsed = topic::parse(&asked.topic);
+        let result = match parsed {
+            Ok(Topic::TwinUpdate(address)) => {
+                let update = payload::parse_twin_update(&asked.payload);
+                if let Ok(update) = &update
+                    && sets_desired(update)
+                    && self.table.devices.contains_key(&*device_id(&address))
+                {
+                    self.waiting.push_front(Request { asked, verdict });
+                    return false;
+                }
+                match update {
+                    Ok(update) => self.report(batch, &address, &update, &asked.by, now),
+                    Err(bad) => {
+                        let topic = address.topic(Answer::UpdateResult);
+                        batch.reject(self.outlet(), topic, &bad.event_id, now, 400, &bad.reason);
+                        Err(Refused::Request)
+                    }
+                }
+            }
+            Ok(Topic::TwinGet(address)) => self.get(batch, &address, &asked.payload, now),
+            Ok(Topic::StateUpdate(address)) => self.state(batch, &address, &asked.payload, now),
+            Ok(Topic::MembershipGet { node }) => self.membership(batch, node, &asked.payload, now),
+            // Other `$hw/` topics of KubeEdge (uploads, rules) mean nothing here and hurt nobody.
+            Err(TopicError::NotOurs) => Ok(()),
+            Err(_) => Err(Refused::Topic),
+        };
+        batch.owe(verdict, result);
+        true
+    }
+
+    fn report(
+        &mut self,
+        batch: &mut Batch,
+        address: &DeviceAddress<'_>,
+        update: &TwinUpdate<'_>,
+        by: &str,
+        now: u64,
+    ) -> Result<(), Refused> {
+        let id = device_id(address);
+        let outlet = self.parts.outlet.get().map(|outlet| &**outlet);
+        let Some((id, entry)) = known(&mut self.table, &id) else {
+            return unknown_device(
+                batch,
+                outlet,
+                address.topic(Answer::UpdateResult),
+                &update.event_id,
+                now,
+            );
+        };
+        entry.plain |= address.form == Form::Plain;
+        let outcome = {
+            let mut clock = self.parts.stamps.lock();
+            let author = Author { clock: &mut clock, by };
+            entry.twin.report(now, author, &update.entries)
+        };
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(e) => {
+                let topic = address.topic(Answer::UpdateResult);
+                batch.reject(outlet, topic, &update.event_id, now, e.code(), &e.to_string());
+                return Err(Refused::Request);
+            }
+        };
+        note(batch, outlet, entry, address, &outcome, &update.event_id, now);
+        batch.touched.insert(id);
+        Ok(())
+    }
+
+    fn get(&self, batch: &mut Batch, address: &DeviceAddress<'_>, payload: &[u8], now: u64) -> Result<(), Refused> {
+        let (outlet, topic) = (self.outlet(), address.topic(Answer::GetResult));
+        let event_id = match payload::parse_get(payload) {
+            Ok(event_id) => event_id,
+            Err(bad) => {
+                batch.reject(outlet, topic, &bad.event_id, now, 400, &bad.reason);
+                return Err(Refused::Request);
+            }
+        };
+        let Some(entry) = self.table.devices.get(&*device_id(address)) else {
+            return unknown_device(batch, outlet, topic, &event_id, now);
+        };
+        batch.answer(outlet, topic, || entry.twin.get(now, &event_id));
+        Ok(())
+    }
+
+    fn state(
+        &mut self,
+        batch: &mut Batch,
+        address: &DeviceAddress<'_>,
+        payload: &[u8],
+        now: u64,
+    ) -> Result<(), Refused> {
+        let outlet = self.parts.outlet.get().map(|outlet| &**outlet);
+        let topic = address.topic(Answer::StateResult);
+        let update = match payload::parse_state_update(payload) {
+            Ok(update) => update,
+            Err(bad) => {
+                batch.reject(outlet, topic, &bad.event_id, now, 400, &bad.reason);
+                return Err(Refused::Request);
+            }
+        };
+        let Some((id, entry)) = known(&mut self.table, &device_id(address)) else {
+            return unknown_device(batch, outlet, topic, &update.event_id, now);
+        };
+        if let Err(e) = entry.twin.set_state(now, &update.state) {
+            batch.reject(outlet, topic, &update.event_id, now, e.code(), &e.to_string());
+            return Err(Refused::Request);
+        }
+        batch.regret(address, Answer::StateResult, &update.event_id);
+        batch.answer(outlet, topic, || entry.twin.state_result(now, &update.event_id));
+        batch.touched.insert(id);
+        Ok(())
+    }
+
+    fn membership(&self, batch: &mut Batch, node: &str, payload: &[u8], now: u64) -> Result<(), Refused> {
+        let (outlet, topic) = (self.outlet(), topic::membership_result(node));
+        let event_id = match payload::parse_get(payload) {
+            Ok(event_id) => event_id,
+            Err(bad) => {
+                batch.reject(outlet, topic, &bad.event_id, now, 400, &bad.reason);
+                return Err(Refused::Request);
+            }
+        };
+        if node != self.parts.node {
+            let reason = format!("this gateway is {}", self.parts.node);
+            batch.reject(outlet, topic, &event_id, now, 404, &reason);
+            return Err(Refused::Request);
+        }
+        batch.answer(outlet, topic, || {
+            let mut members: Vec<_> = self
+                .table
+                .devices
+                .iter()
+                .map(|(id, entry)| payload::MemberDevice {
+                    id,
+                    name: entry.twin.name(),
+                    state: entry.twin.state().unwrap_or_default(),
+                    ..payload::MemberDevice::default()
+                })
+                .collect();
+            members.sort_by(|a, b| a.id.cmp(b.id));
+            payload::membership_result(&event_id, now, &members)
+        });
+        Ok(())
+    }
+
+    /// A request that sets a desired value: alone, against the Device as it is stored, again when somebody else was faster.
+    async fn desire(&mut self, request: Request) {
+        for attempt in 0..RACES {
+            let Request { asked, .. } = &request;
+            let (Ok(Topic::TwinUpdate(address)), Ok(update)) =
+                (topic::parse(&asked.topic), payload::parse_twin_update(&asked.payload))
+            else {
+                break;
+            };
+            let now = wall_ms();
+            let mut batch = Batch::default();
+            let mut result = self.report(&mut batch, &address, &update, &asked.by, now);
+            if result.is_ok() {
+                match self.device_write(&address, &batch) {
+                    Ok(Some(op)) => batch.ops.extend([op, self.parts.stamps.persist()]),
+                    Ok(None) => {}
+                    Err(e) => {
+                        tracing::error!(error = %e, "A Device cannot be read.");
+                        self.doubtful.insert(device_id(&address));
+                        self.reload();
+                        result = Err(Refused::NotStored);
+                        batch = Batch::default();
+                    }
+                }
+            }
+            if batch.writes_nothing() {
+                batch.owe(request.verdict, result);
+                batch.done(self.outlet());
+                return;
+            }
+            let tx = batch.take_tx(&self.table);
+            match self.parts.store.commit(tx).await {
+                Ok(committed) => {
+                    batch.owe(request.verdict, result);
+                    self.succeeded(Some(&committed), batch);
+                    return;
+                }
+                Err(CommitError::Conflict { .. } | CommitError::NotFound(_)) if attempt + 1 < RACES => {
+                    self.doubtful.extend(batch.touched.iter().cloned());
+                    self.reload();
+                }
+                Err(e) => {
+                    batch.owe(request.verdict, result);
+                    self.failed(&e, batch);
+                    self.reload();
+                    return;
+                }
+            }
+        }
+        give(request.verdict, Err(Refused::NotStored));
+    }
+
+    /// The Device with the registers that the twin has now and the store does not.
+    fn device_write(&self, address: &DeviceAddress<'_>, batch: &Batch) -> Result<Option<Op>, StoreError> {
+        let Some(body) = &batch.desired else { return Ok(None) };
+        let key = objects::device_key(DEVICES, address.namespace, address.name);
+        let Some(stored) = self.parts.store.get(&key)? else {
+            return Ok(None);
+        };
+        let Ok(held) = stored.value() else { return Ok(None) };
+        let mut device = held.clone();
+        merge_device_desired(&mut device, body);
+        objects::localize(&mut device, Some(&held), "");
+        Ok(Some(Op::Put {
+            key,
+            object: device,
+            expect: Expect::Revision(stored.revision),
+            uid: None,
+        }))
+    }
+
+    /// A Device or DeviceModel changed in the store.
+    fn changed(&mut self, event: &Event) {
+        let key = &event.object.key;
+        let there = match event.kind {
+            EventKind::Deleted => None,
+            EventKind::Added | EventKind::Modified => event.object.value().ok(),
+        };
+        if &*key.resource == MODELS {
+            for id in self.table.set_model(key, there.as_ref()) {
+                let Some((namespace, name)) = id.split_once('/') else {
+                    continue;
+                };
+                let key = objects::device_key(DEVICES, namespace, name);
+                match self
+                    .parts
+                    .store
+                    .get(&key)
+                    .map(|device| device.and_then(|d| d.value().ok()))
+                {
+                    Ok(Some(device)) => self.device(&key, &device),
+                    Ok(None) => {}
+                    Err(e) => tracing::error!(device = %id, error = %e, "A Device cannot be read."),
+                }
+            }
+            return;
+        }
+        match there {
+            Some(device) => self.device(key, &device),
+            None => {
+                let id = table::id_of(key);
+                if let Some(status) = self.table.remove(&id) {
+                    self.stale.remove(&id);
+                    self.chores.push(Op::Delete {
+                        key: status,
+                        expect: Expect::Any,
+                        uid: None,
+                    });
+                    self.membership_changed(&id, false);
+                }
+            }
+        }
+    }
+
+    /// A Device as it is now.
+    fn device(&mut self, key: &metastore::store::ObjectKey, device: &Value) {
+        let id = table::id_of(key);
+        let delta = match self.table.update(key, device) {
+            Some(change) => {
+                if change.status {
+                    self.stale.insert(Arc::clone(&id));
+                }
+                change.delta
+            }
+            None => {
+                // A status of an earlier device of that name was deleted with it.
+                self.table.insert(key, device, None);
+                self.stale.insert(Arc::clone(&id));
+                self.membership_changed(&id, true);
+                self.table.devices.get(&id).is_some_and(|entry| entry.twin.differs())
+            }
+        };
+        if delta {
+            self.publish_deltas(std::iter::once(id).collect());
+        }
+    }
+
+    fn membership_changed(&self, id: &Id, added: bool) {
+        self.parts.metrics.devices.set(self.table.devices.len() as u64);
+        let Some(outlet) = self.outlet() else { return };
+        let topic = topic::membership_updated(&self.parts.node);
+        if !outlet.wanted(&topic) {
+            return;
+        }
+        let member = payload::MemberDevice {
+            id,
+            name: id.split_once('/').map_or("", |(_, name)| name),
+            ..payload::MemberDevice::default()
+        };
+        let (come, gone) = if added {
+            ([member].to_vec(), vec![])
+        } else {
+            (vec![], [member].to_vec())
+        };
+        let message = payload::membership_updated(&event_id(), wall_ms(), &come, &gone);
+        outlet.publish(vec![(topic, message)]);
+    }
+
+    /// Tells a new listener what its devices have yet to do.
+    fn subscribed(&mut self, filters: &[Arc<str>]) {
+        let mut heard = BTreeSet::new();
+        for (id, entry) in &mut self.table.devices {
+            let (full, plain) = (delta_topic(entry, Form::Namespaced), delta_topic(entry, Form::Plain));
+            let in_default = entry.twin.namespace() == DEFAULT;
+            // Only a filter that names the old topic itself asks for it; wildcards meet both.
+            entry.plain |= in_default && filters.iter().any(|filter| unshared(filter) == plain);
+            let meets = |topic: &str| filters.iter().any(|filter| mqtt::matches(unshared(filter), topic));
+            if entry.twin.differs() && (meets(&full) || (entry.plain && meets(&plain))) {
+                heard.insert(Arc::clone(id));
+            }
+        }
+        self.publish_deltas(heard);
+    }
+
+    /// Publishes what differs in these devices.
+    fn publish_deltas(&self, ids: BTreeSet<Id>) {
+        let Some(outlet) = self.outlet() else { return };
+        let now = wall_ms();
+        let mut messages = Vec::new();
+        for entry in ids.iter().filter_map(|id| self.table.devices.get(id)) {
+            push_delta(&mut messages, outlet, entry, now);
+        }
+        if !messages.is_empty() {
+            self.parts.metrics.deltas.add(messages.len() as u64);
+            outlet.publish(messages);
+        }
+    }
+
+    /// A watch fell behind (it should not: its memory is the store's) or the store ended. Reads everything again in the first case.
+    async fn restart_watches(&mut self, error: &WatchError) -> bool {
+        if matches!(error, WatchError::Closed) {
+            return false;
+        }
+        tracing::warn!(%error, "The twin service reads its devices again.");
+        while let Some(landed) = self.flights.next().await {
+            self.landed(landed);
+        }
+        let now = wall_ms();
+        let parts = &self.parts;
+        let read = Table::load(&parts.store, |device| parts.stamps.observe(device, now)).and_then(|(table, loaded)| {
+            let devices = parts.store.watch(objects::device_scope(DEVICES), loaded.devices_at)?;
+            let models = parts.store.watch(objects::device_scope(MODELS), loaded.models_at)?;
+            Ok((table, loaded, devices, models))
+        });
+        match read {
+            Ok((table, loaded, devices, models)) => {
+                (self.table, self.devices, self.models) = (table, devices, models);
+                self.stale = loaded.stale;
+                true
+            }
+            Err(e) => {
+                tracing::error!(error = %e, "The twins cannot be read; the twin service ends.");
+                false
+            }
+        }
+    }
+}
+
+/// Adds what an applied update answers and keeps.
+fn note(
+    batch: &mut Batch,
+    outlet: Option<&dyn Outlet>,
+    entry: &table::Entry,
+    address: &DeviceAddress<'_>,
+    outcome: &Outcome,
+    event_id: &str,
+    now: u64,
+) {
+    batch.accepted += 1;
+    batch.desired = outcome.desired_body();
+    batch.regret(address, Answer::UpdateResult, event_id);
+    batch.answer(outlet, address.topic(Answer::UpdateResult), || outcome.result(event_id));
+    batch.answer(outlet, address.topic(Answer::Document), || outcome.document(event_id));
+    if entry.twin.differs()
+        && let Some(outlet) = outlet
+    {
+        batch.deltas += push_delta(batch.messages_mut(), outlet, entry, now);
+    }
+    if entry.any_history() {
+        let values = outcome.reported().map(|change| (change.property, change.value));
+        if let Some(record) = table::history_record(entry, now, values) {
+            batch.ops.push(Op::JournalAppend {
+                stream: TELEMETRY.into(),
+                body: record.into(),
+            });
+        }
+    }
+}
+
+fn push_delta(messages: &mut Vec<(String, Vec<u8>)>, outlet: &dyn Outlet, entry: &table::Entry, now: u64) -> u64 {
+    let mut pushed = 0;
+    let forms: &[Form] = if entry.plain {
+        &[Form::Namespaced, Form::Plain]
+    } else {
+        &[Form::Namespaced]
+    };
+    for form in forms {
+        let topic = delta_topic(entry, *form);
+        if outlet.wanted(&topic)
+            && let Some(delta) = entry.twin.delta(now, &event_id())
+        {
+            messages.push((topic, delta));
+            pushed += 1;
+        }
+    }
+    pushed
+}
+
+/// Where a device's deltas go.
+fn delta_topic(entry: &table::Entry, form: Form) -> String {
+    let (namespace, name) = (entry.twin.namespace(), entry.twin.name());
+    DeviceAddress { namespace, name, form }.topic(Answer::Delta)
+}
+
+/// The filter behind `$share/<group>/`.
+fn unshared(filter: &str) -> &str {
+    filter
+        .strip_prefix("$share/")
+        .and_then(|rest| rest.split_once('/'))
+        .map_or(filter, |(_, filter)| filter)
+}
+
+fn unknown_device(
+    batch: &mut Batch,
+    outlet: Option<&dyn Outlet>,
+    topic: String,
+    event_id: &str,
+    now: u64,
+) -> Result<(), Refused> {
+    batch.reject(
+        outlet,
+        topic,
+        event_id,
+        now,
+        404,
+        "update rejected due to the device is not existed",
+    );
+    Err(Refused::Request)
+}
+
+fn known<'t>(table: &'t mut Table, id: &str) -> Option<(Id, &'t mut table::Entry)> {
+    let id = Arc::clone(table.devices.get_key_value(id)?.0);
+    table.devices.get_mut(&id).map(|entry| (id, entry))
+}
+
+fn device_id(address: &DeviceAddress<'_>) -> Id {
+    format!("{}/{}", address.namespace, address.name).into()
+}
+
+/// Whether an update writes a desired register, so that the Device changes with it.
+fn sets_desired(update: &TwinUpdate<'_>) -> bool {
+    update.entries.iter().any(|(_, entry)| match entry {
+        Wanted::Delete => true,
+        Wanted::Set { expected, .. } => expected.is_some(),
+    })
+}
+
+fn event_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}

@@ -1,0 +1,409 @@
+//! The hub's set at the gateway: applies what the session brings, one store transaction per batch, and remembers by key and hash
+//! what it dealt with, so that after any restart the digest tells the hub what is missing.
+//!
+//! The objects themselves are ordinary objects of the store. Bucket `mirror` holds one record per key: the hash of the hub's body,
+//! and for a refused body the reason. Devices are merged (`device_models::merge_device_desired`): a desired value that was set here
+//! and counts over the hub's stays, and travels up on its own (see `observed`).
+//!
+//! It never judges by anything but the object and the store, so a refusal is the same whenever it is looked at again.
+
+use std::time::Duration;
+
+use daemon::backoff::FullJitter;
+use device_models::kinds::{Device, DeviceModel};
+use device_models::{merge_device_desired, validate_device, validate_model};
+use metastore::store::{CommitError, Expect, ObjectKey, Op, Store, StoreError, Tx};
+use proto::{Applied, Change, Hash, Inventory, Key};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::metrics::Metrics;
+use crate::objects::{self, DEVICES, EDGE_NODES, MODELS};
+use crate::stamps::Stamps;
+
+/// The bucket of keys and hashes.
+pub(crate) const BUCKET: &str = "mirror";
+/// Attempts of one batch when local writers change the same Devices meanwhile.
+const MAX_RACES: usize = 16;
+/// Waits between attempts while the disk is full: nobody gains by asking it often.
+const FULL_BASE: Duration = Duration::from_secs(1);
+const FULL_CAP: Duration = Duration::from_secs(30);
+/// Longest reason kept, in bytes (the wire's own bound).
+const MAX_REASON: usize = proto::limits::MAX_REASON;
+
+/// The gateway's end of the desired set.
+#[derive(Clone, Debug)]
+pub(crate) struct Mirror {
+    store: Store,
+    stamps: Stamps,
+    node: String,
+}
+
+/// What to do with one change, decided against one state of the store.
+struct Decision {
+    ops: Vec<Op>,
+    refused: Option<String>,
+}
+
+impl Mirror {
+    /// Over `store`, for gateway `node`.
+    pub(crate) const fn new(store: Store, stamps: Stamps, node: String) -> Self {
+        Self { store, stamps, node }
+    }
+
+    /// What was dealt with so far.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) fn inventory(&self) -> Result<Inventory, StoreError> {
+        let mut inventory = Inventory::new();
+        for (key, record) in self.store.kv_scan(BUCKET, b"")? {
+            let (Ok(key), Some(record)) = (str::from_utf8(&key), Record::decode(&record)) else {
+                // The hub sends it again.
+                continue;
+            };
+            if let Some(held) = record.held {
+                inventory.put(key, held);
+            }
+            if let Some((hash, reason)) = record.refused {
+                inventory.refuse(key, hash, reason);
+            }
+        }
+        Ok(inventory)
+    }
+
+    /// Applies a batch durably. Waits out a full disk; the session's heartbeats tell the hub that the gateway lives.
+    ///
+    /// # Errors
+    /// When the store is closed or damaged.
+    pub(crate) async fn apply(&self, changes: Vec<Change>, metrics: &Metrics) -> Result<Applied, CommitError> {
+        let mut pause = FullJitter::new(FULL_BASE, FULL_CAP);
+        let mut races = 0;
+        loop {
+            let (tx, applied) = self.plan(&changes)?;
+            match self.store.commit(tx).await {
+                Ok(_) => {
+                    let refused = applied.refused.len();
+                    metrics.desired_refused.add(refused as u64);
+                    metrics.desired_applied.add((changes.len() - refused) as u64);
+                    for (key, reason) in &applied.refused {
+                        tracing::warn!(%key, %reason, "An object of the hub was refused.");
+                    }
+                    return Ok(applied);
+                }
+                // A local writer was faster: look again at what is there now.
+                Err(CommitError::Conflict { .. } | CommitError::Exists(_) | CommitError::NotFound(_))
+                    if races < MAX_RACES =>
+                {
+                    races += 1;
+                }
+                Err(e @ (CommitError::Full | CommitError::Overloaded | CommitError::Io(_))) => {
+                    tracing::warn!(error = %e, "The hub's changes cannot be stored now; trying again.");
+                    tokio::time::sleep(pause.next_wait()).await;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn plan(&self, changes: &[Change]) -> Result<(Tx, Applied), CommitError> {
+        let now = objects::rfc3339(daemon::clock::wall_ms());
+        let mut ops = Vec::with_capacity(changes.len() * 2 + 1);
+        let mut applied = Applied::default();
+        for change in changes {
+            let decision = self.decide(change, changes, &now).map_err(read_failed)?;
+            ops.extend(decision.ops);
+            let before = self.held(&change.key).map_err(read_failed)?;
+            let hash = change.body.as_ref().map(|_| change.hash);
+            let record = match decision.refused {
+                None => Record {
+                    held: hash,
+                    refused: None,
+                },
+                Some(reason) => {
+                    let reason = cut(reason);
+                    applied.refused.push((Key::clone(&change.key), reason.clone()));
+                    Record {
+                        held: before,
+                        refused: Some((hash, reason)),
+                    }
+                }
+            };
+            ops.push(record.op(&change.key));
+        }
+        ops.push(self.stamps.persist());
+        Ok((Tx(ops), applied))
+    }
+
+    /// Hash of what is held under a key.
+    fn held(&self, key: &str) -> Result<Option<Hash>, StoreError> {
+        let record = self.store.kv_get(BUCKET, key.as_bytes())?;
+        Ok(record.and_then(|record| Record::decode(&record)?.held))
+    }
+
+    fn decide(&self, change: &Change, batch: &[Change], now: &str) -> Result<Decision, StoreError> {
+        let refuse = |reason: String| Decision {
+            ops: Vec::new(),
+            refused: Some(reason),
+        };
+        let Some(key) = objects::parse_replica_key(&change.key).filter(known) else {
+            return Ok(refuse("this agent does not know objects of that kind".to_owned()));
+        };
+        let Some(body) = &change.body else {
+            return Ok(Decision {
+                ops: vec![Op::Delete {
+                    key,
+                    expect: Expect::Any,
+                    uid: None,
+                }],
+                refused: None,
+            });
+        };
+        let object: Value = match serde_json::from_slice(body) {
+            Ok(object) => object,
+            Err(e) => return Ok(refuse(format!("not JSON: {e}"))),
+        };
+        if let Err(reason) = self.check(&key, &object, batch)? {
+            return Ok(refuse(reason));
+        }
+        let held = match self.store.get(&key)? {
+            Some(held) => match held.value() {
+                Ok(value) => Some((value, held.revision)),
+                Err(e) => return Ok(refuse(format!("what is stored under this name cannot be read: {e}"))),
+            },
+            None => None,
+        };
+        let mut result = object;
+        if &*key.resource == DEVICES {
+            self.stamps.observe(&result, daemon::clock::wall_ms());
+            if let Some((local, _)) = &held {
+                let mut merged = local.clone();
+                let changed = merge_device_desired(&mut merged, &result);
+                for conflict in &changed.conflicts {
+                    tracing::warn!(
+                        device = %key, property = %conflict.property,
+                        kept = ?conflict.kept.value, kept_by = %conflict.kept.by, kept_stamp = %conflict.kept.stamp,
+                        lost = ?conflict.lost.value, lost_by = %conflict.lost.by, lost_stamp = %conflict.lost.stamp,
+                        "Both sides set a desired value while apart; one counts."
+                    );
+                }
+                result = merged;
+            }
+        }
+        objects::localize(&mut result, held.as_ref().map(|(value, _)| value), now);
+        let expect = held.map_or(Expect::Absent, |(_, revision)| Expect::Revision(revision));
+        let mut ops = Vec::with_capacity(2);
+        if !key.namespace.is_empty() && self.store.get(&objects::namespace_key(&key.namespace))?.is_none() {
+            // Programs look for the namespace of what they find. A batch makes it as often as it needs it; the same bytes change nothing.
+            ops.push(Op::Put {
+                key: objects::namespace_key(&key.namespace),
+                object: objects::namespace(&key.namespace, now),
+                expect: Expect::Any,
+                uid: None,
+            });
+        }
+        ops.push(Op::Put {
+            key,
+            object: result,
+            expect,
+            uid: None,
+        });
+        Ok(Decision { ops, refused: None })
+    }
+
+    /// What speaks against an object. A DeviceModel may come in the same batch as the Device that names it.
+    fn check(&self, key: &ObjectKey, object: &Value, batch: &[Change]) -> Result<Result<(), String>, StoreError> {
+        let metadata = &object["metadata"];
+        let named = metadata["name"].as_str() == Some(&*key.name)
+            && metadata["namespace"].as_str().unwrap_or_default() == &*key.namespace;
+        if !named {
+            return Ok(Err("the object has another name than its key".to_owned()));
+        }
+        let errors = match &*key.resource {
+            MODELS => validate_model(object),
+            DEVICES => {
+                let device = match Device::deserialize(object) {
+                    Ok(device) => device,
+                    Err(e) => return Ok(Err(format!("not a Device: {e}"))),
+                };
+                if device.spec.node_name.as_deref() != Some(self.node.as_str()) {
+                    return Ok(Err("the device hangs on another gateway".to_owned()));
+                }
+                let model = match &device.spec.device_model_ref {
+                    Some(model) => self.model(&key.namespace, &model.name, batch)?,
+                    None => None,
+                };
+                validate_device(&device, model.as_ref())
+            }
+            _ => Vec::new(),
+        };
+        if errors.is_empty() {
+            return Ok(Ok(()));
+        }
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        Ok(Err(texts.join("; ")))
+    }
+
+    fn model(&self, namespace: &str, name: &str, batch: &[Change]) -> Result<Option<DeviceModel>, StoreError> {
+        let key = objects::device_key(MODELS, namespace, name);
+        let wire_key = key.to_string();
+        if let Some(change) = batch.iter().rev().find(|change| *change.key == *wire_key) {
+            return Ok(change.body.as_ref().and_then(|body| serde_json::from_slice(body).ok()));
+        }
+        Ok(self
+            .store
+            .get(&key)?
+            .and_then(|model| serde_json::from_slice(&model.json).ok()))
+    }
+}
+
+/// Whether an object is the hub's and only mirrored here.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) fn is_mirrored(store: &Store, key: &ObjectKey) -> Result<bool, StoreError> {
+    let record = store.kv_get(BUCKET, key.to_string().as_bytes())?;
+    Ok(record.and_then(|record| Record::decode(&record)?.held).is_some())
+}
+
+fn known(key: &ObjectKey) -> bool {
+    let group = &*key.group;
+    match &*key.resource {
+        DEVICES | MODELS => group == device_models::kinds::DEVICES_GROUP && !key.namespace.is_empty(),
+        EDGE_NODES => group == device_models::kinds::EDGE_GROUP && key.namespace.is_empty(),
+        _ => false,
+    }
+}
+
+fn read_failed(error: StoreError) -> CommitError {
+    match error {
+        StoreError::Closed => CommitError::Closed,
+        StoreError::Corrupt(why) => CommitError::Corrupt(why),
+        other => CommitError::Io(other.to_string().into()),
+    }
+}
+
+fn cut(mut reason: String) -> String {
+    if reason.len() > MAX_REASON {
+        let end = (0..=MAX_REASON)
+            .rev()
+            .find(|end| reason.is_char_boundary(*end))
+            .unwrap_or(0);
+        reason.truncate(end);
+    }
+    reason
+}
+
+/// One record of the bucket: flags, then the hashes that the flags announce, then the reason.
+#[derive(Debug, PartialEq, Eq)]
+struct Record {
+    held: Option<Hash>,
+    refused: Option<(Option<Hash>, String)>,
+}
+
+impl Record {
+    const HELD: u8 = 1;
+    const REFUSED: u8 = 2;
+    const REFUSED_BODY: u8 = 4;
+
+    fn op(&self, key: &str) -> Op {
+        let (bucket, key) = (BUCKET.into(), key.as_bytes().to_vec());
+        if self.held.is_none() && self.refused.is_none() {
+            return Op::KvDelete { bucket, key };
+        }
+        Op::KvPut {
+            bucket,
+            key,
+            value: self.encode(),
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![0];
+        if let Some(held) = self.held {
+            out[0] |= Self::HELD;
+            out.extend_from_slice(&held.to_be_bytes());
+        }
+        if let Some((hash, reason)) = &self.refused {
+            out[0] |= Self::REFUSED;
+            if let Some(hash) = hash {
+                out[0] |= Self::REFUSED_BODY;
+                out.extend_from_slice(&hash.to_be_bytes());
+            }
+            out.extend_from_slice(reason.as_bytes());
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (&flags, mut rest) = bytes.split_first()?;
+        let mut hash = |flag: u8| -> Option<Option<Hash>> {
+            if flags & flag == 0 {
+                return Some(None);
+            }
+            let (hash, tail) = rest.split_first_chunk::<16>()?;
+            rest = tail;
+            Some(Some(Hash::from_be_bytes(*hash)))
+        };
+        let held = hash(Self::HELD)?;
+        let body = hash(Self::REFUSED_BODY)?;
+        let refused = match flags & Self::REFUSED {
+            0 => None,
+            _ => Some((body, str::from_utf8(rest).ok()?.to_owned())),
+        };
+        Some(Self { held, refused })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_back() {
+        for record in [
+            Record {
+                held: Some(7),
+                refused: None,
+            },
+            Record {
+                held: Some(Hash::MAX),
+                refused: Some((Some(9), "no".to_owned())),
+            },
+            Record {
+                held: None,
+                refused: Some((None, String::new())),
+            },
+        ] {
+            assert_eq!(Record::decode(&record.encode()), Some(record));
+        }
+        for damaged in [&[][..], &[1, 2, 3], &[2, 0xff]] {
+            assert_eq!(Record::decode(damaged), None);
+        }
+    }
+
+    #[test]
+    fn reasons_are_cut_at_a_character() {
+        assert!(cut("é".repeat(400)).len() <= MAX_REASON);
+        assert_eq!(cut("short".to_owned()), "short");
+    }
+
+    #[test]
+    fn only_kinds_that_belong_here_are_taken() {
+        for (key, yes) in [
+            ("devices.kubeedge.io/devices/default/d", true),
+            ("devices.kubeedge.io/devicemodels/default/m", true),
+            ("edge.kubeedge.io/edgenodes//gw", true),
+            ("/secrets/default/s", false),
+            ("devices.kubeedge.io/devicestatuses/default/d", false),
+            ("devices.kubeedge.io/devices//d", false),
+            ("evil.io/devices/default/d", false),
+        ] {
+            assert_eq!(
+                objects::parse_replica_key(key).is_some_and(|key| known(&key)),
+                yes,
+                "{key}"
+            );
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The node certificate's renewal over the link, at two thirds of its life. A new key each time; the old pair serves until the new
+//! one is on disk.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use daemon::clock::wall_ms;
+use link::pki::{Cert, Credential, NodeKey, PkiError, write_atomic};
+
+/// Waits longer than this are taken in pieces: the wall clock may be put right meanwhile.
+const PIECE: Duration = Duration::from_secs(6 * 3600);
+/// After a request that brought nothing.
+const AGAIN: Duration = Duration::from_secs(3600);
+
+/// When to ask, and the key that was asked for.
+#[derive(Debug)]
+pub(super) struct Rotations {
+    pki: PathBuf,
+    /// Milliseconds since 1970 from which on a new certificate is wanted; `None` when the present one cannot be read.
+    from_ms: Option<u64>,
+    /// The key of the request under way.
+    key: Option<NodeKey>,
+}
+
+impl Rotations {
+    /// For the certificate in `pki`.
+    pub(super) fn new(pki: &Path) -> Self {
+        let from_ms = std::fs::read_to_string(pki.join("node.crt"))
+            .ok()
+            .and_then(|pem| Cert::parse_pem(&pem).ok())
+            .map(|cert| two_thirds(cert.not_before_ms, cert.not_after_ms));
+        Self {
+            pki: pki.to_path_buf(),
+            from_ms,
+            key: None,
+        }
+    }
+
+    /// How long to wait before [`Self::request`] is worth a call.
+    pub(super) fn due(&self) -> Option<Duration> {
+        let wait = Duration::from_millis(self.from_ms?.saturating_sub(wall_ms()));
+        Some(if self.key.is_some() { AGAIN } else { wait.min(PIECE) })
+    }
+
+    /// A request for a new certificate, when it is time.
+    pub(super) fn request(&mut self) -> Option<Vec<u8>> {
+        if self.from_ms? > wall_ms() {
+            return None;
+        }
+        let made = NodeKey::generate().and_then(|key| Ok((key.request()?, key)));
+        match made {
+            Ok((request, key)) => {
+                self.key = Some(key);
+                Some(request)
+            }
+            Err(e) => {
+                tracing::error!(error = %e, "A key for a new certificate cannot be made.");
+                None
+            }
+        }
+    }
+
+    /// The hub's answer: checked, then written. The key goes first: a certificate without its key is of no use, a key whose
+    /// certificate did not arrive is replaced at the next join.
+    ///
+    /// # Errors
+    /// When it is not the certificate of the key, or the files cannot be written.
+    pub(super) fn issued(&mut self, chain: &[Bytes]) -> Result<(), PkiError> {
+        let key = self
+            .key
+            .take()
+            .ok_or(PkiError::Parse("a certificate that was not asked for"))?;
+        let pair = Credential::from_der(chain, &key);
+        let cert = Cert::parse_pem(&pair.chain_pem)?;
+        if cert.pin != key.pin() {
+            return Err(PkiError::Parse("the new certificate is of another key"));
+        }
+        // Both beside the present pair first, then two renames: a power cut between them leaves a pair that does not match, which is
+        // found and put right by `recover`.
+        write_atomic(&self.pki.join("node.key.new"), pair.key_pem.as_bytes(), 0o600)?;
+        write_atomic(&self.pki.join("node.crt"), pair.chain_pem.as_bytes(), 0o644)?;
+        recover(&self.pki)?;
+        self.from_ms = Some(two_thirds(cert.not_before_ms, cert.not_after_ms));
+        tracing::info!(serial = %cert.serial, "The node certificate was renewed.");
+        Ok(())
+    }
+}
+
+/// Brings certificate and key together again after an interrupted renewal: the new key takes the old one's place when the certificate
+/// is its.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(crate) fn recover(pki: &Path) -> Result<(), PkiError> {
+    let (fresh, path) = (pki.join("node.key.new"), pki.join("node.key"));
+    let Ok(pem) = std::fs::read_to_string(&fresh) else {
+        return Ok(());
+    };
+    let cert = std::fs::read_to_string(pki.join("node.crt")).ok();
+    let matches = NodeKey::from_pem(&pem)
+        .ok()
+        .zip(cert.and_then(|cert| Cert::parse_pem(&cert).ok()))
+        .is_some_and(|(key, cert)| key.pin() == cert.pin);
+    if matches {
+        write_atomic(&path, pem.as_bytes(), 0o600)?;
+    }
+    std::fs::remove_file(&fresh).map_err(|source| PkiError::Io { path: fresh, source })
+}
+
+const fn two_thirds(from: u64, until: u64) -> u64 {
+    from + until.saturating_sub(from) / 3 * 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asked_for_at_two_thirds_of_its_life() {
+        assert_eq!(two_thirds(1000, 4000), 3000);
+        assert_eq!(two_thirds(4000, 1000), 4000);
+    }
+
+    #[test]
+    fn nothing_is_wanted_without_a_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rotations = Rotations::new(dir.path());
+        assert_eq!(rotations.due(), None);
+        assert!(rotations.request().is_none());
+        assert!(rotations.issued(&[]).is_err());
+    }
+
+    #[test]
+    fn an_interrupted_renewal_leaves_a_pair_that_matches() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (NodeKey::generate().unwrap(), NodeKey::generate().unwrap());
+        std::fs::write(dir.path().join("node.key"), old.to_pem()).unwrap();
+        std::fs::write(dir.path().join("node.key.new"), new.to_pem()).unwrap();
+        // The certificate never arrived: the old key stays.
+        recover(dir.path()).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(dir.path().join("node.key")).unwrap(),
+            old.to_pem()
+        );
+        assert!(!dir.path().join("node.key.new").exists());
+    }
+}

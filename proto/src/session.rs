@@ -189,16 +189,18 @@ impl Session {
             return Some(Kind::InventoryRequest(request));
         }
         if let Some(page) = self.mirror.next_page() {
+            if page.last {
+                self.tell(self.mirror_kind(), self.mirror.inventory().digest());
+            }
             return Some(Kind::InventoryPage(page));
         }
         if let Some(batch) = self.source.next_batch() {
             self.tell(self.source_kind(), self.source.set().digest());
             return Some(Kind::Batch(batch));
         }
-        if self.source.settled()
-            && self.told[usize::from(self.source_kind() == SetKind::Observed)] != self.source.set().digest()
-        {
-            // A change told with a batch was undone before it was sent: without this the mirror would wait for it.
+        // A change told with a batch and undone before it was sent, or a copy lost by the mirror: the other side would not know.
+        let ours = self.source.settled() && self.told(self.source_kind()) != self.source.set().digest();
+        if ours || self.told(self.mirror_kind()) != self.mirror.inventory().digest() {
             return Some(self.heartbeat(true));
         }
         match &mut self.role {
@@ -393,6 +395,10 @@ impl Session {
         })
     }
 
+    fn told(&self, set: SetKind) -> Digest {
+        self.told[usize::from(set == SetKind::Observed)]
+    }
+
     /// Notes that the peer is told a digest; whether that is news.
     fn tell(&mut self, set: SetKind, digest: Digest) -> bool {
         let told = &mut self.told[usize::from(set == SetKind::Observed)];
@@ -470,9 +476,6 @@ impl Session {
     /// The mirror's application lost what it held under a key (a damaged store): the source will send it again.
     pub fn mirror_forget(&mut self, key: impl AsRef<str>) {
         self.mirror.forget(key.as_ref());
-        if self.state == State::Live {
-            self.pulse.ask_now();
-        }
     }
 
     /// Edge: the store accepted records up to this number. A stream that Hello did not name begins here.

@@ -46,11 +46,6 @@ impl Pulse {
         self.answer = true;
     }
 
-    /// A digest has changed without a batch: tell it now.
-    pub(super) fn ask_now(&mut self) {
-        self.ask = true;
-    }
-
     pub(super) fn dead_at(&self) -> Now {
         self.heard + self.interval * 5 / 2
     }

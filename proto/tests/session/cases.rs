@@ -329,6 +329,68 @@ fn changes_in_the_middle_of_an_inventory_are_not_lost() {
 }
 
 #[test]
+fn a_loss_behind_the_last_page_is_found_without_a_batch() {
+    let key = |n: usize| format!("/things/default/thing-number-{n:05}");
+    let mut desired: SourceSet = (0..5000).map(|n| (key(n), "body")).collect();
+    let held: Inventory = desired.iter().map(|(key, hash, _)| (key.clone(), hash)).collect();
+    desired.put(key(4999), "changed");
+    let mut edge = Session::edge(EdgeConfig::new("gw", 1, 1), SourceSet::new(), held, S);
+    let mut hub = Session::hub(HubConfig::new("hub", 1), "gw", S);
+    hub.handle_frame(S, edge.poll_transmit().unwrap()).unwrap();
+    while hub.poll_event().is_some() {}
+    hub.accept(S, desired, Inventory::new(), Vec::new());
+    edge.handle_frame(S, hub.poll_transmit().unwrap()).unwrap();
+    hub.handle_frame(S, edge.poll_transmit().unwrap()).unwrap();
+    // Nothing is left to send, and the page that came tells of a copy that is no more.
+    hub.source_put(key(4999), "body");
+    edge.mirror_forget(key(3));
+    carry(&mut edge, &mut hub, S);
+    assert!(
+        hub.digests().in_sync && edge.digests().in_sync,
+        "{:?} {:?}",
+        hub.digests(),
+        edge.digests()
+    );
+    assert!(edge.inventory().held(&key(3)).is_some());
+}
+
+#[test]
+fn a_change_undone_while_it_waits_leaves_nobody_waiting() {
+    let mut world = World::new(1);
+    world.limits.window = 16 << 10;
+    world.rest();
+    let body: String = (0..15_000u32)
+        .map(|n| char::from(33 + (n.wrapping_mul(n) % 89) as u8))
+        .collect();
+    for key in ["/k/1", "/k/2", "/k/3"] {
+        world.put(0, Side::Edge, key, &body);
+    }
+    // The second is on its way, with a digest that counts the third.
+    world.run(Duration::from_millis(50));
+    assert_eq!(session(world.edge()).key_state("/k/2"), KeyState::InFlight);
+    world.remove(0, Side::Edge, "/k/3");
+    let before = world.now;
+    world.rest();
+    world.check();
+    assert!(world.now - before < S, "{:?}", world.now - before);
+}
+
+#[test]
+fn a_copy_lost_between_hello_and_welcome_comes_back() {
+    let desired: SourceSet = [(KEY, "v1")].into_iter().collect();
+    let held = desired.iter().map(|(key, hash, _)| (key.clone(), hash)).collect();
+    let mut edge = Session::edge(EdgeConfig::new("gw", 1, 1), SourceSet::new(), held, S);
+    let mut hub = Session::hub(HubConfig::new("hub", 1), "gw", S);
+    let hello = edge.poll_transmit().unwrap();
+    edge.mirror_forget(KEY);
+    hub.handle_frame(S, hello).unwrap();
+    while hub.poll_event().is_some() {}
+    hub.accept(S, desired, Inventory::new(), Vec::new());
+    carry(&mut edge, &mut hub, S);
+    assert!(edge.inventory().held(KEY).is_some() && hub.digests().in_sync && edge.digests().in_sync);
+}
+
+#[test]
 fn changes_between_hello_and_welcome_are_not_lost() {
     for equal in [true, false] {
         let hub_holds: SourceSet = if equal {

@@ -1,0 +1,19 @@
+//! The API in process over a real store in a temporary folder.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "api/support.rs"]
+mod support;
+
+#[path = "api/hostile.rs"]
+mod hostile;
+#[path = "api/internal.rs"]
+mod internal;
+#[path = "api/lifecycle.rs"]
+mod lifecycle;
+#[path = "api/listen.rs"]
+mod listen;
+#[path = "api/objects.rs"]
+mod objects;
+#[path = "api/watches.rs"]
+mod watches;

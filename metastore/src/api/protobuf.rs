@@ -420,15 +420,15 @@ mod tests {
         assert!(read(b"{}", &|_| None).is_err());
         let truncated = envelope("v1", "ConfigMap", &bytes(1, &bytes(1, b"abc")));
         for end in 4..truncated.len() {
-            let _ = read(&truncated[..end], &|_| Some("core.v1.ConfigMap".to_owned()));
+            drop(read(&truncated[..end], &|_| Some("core.v1.ConfigMap".to_owned())));
         }
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_without_a_panic(body in prop::collection::vec(any::<u8>(), 0..100)) {
-            let _ = decode("Pod", &body);
-            let _ = read(&body, &|_| Some("core.v1.Pod".to_owned()));
+            drop(decode("Pod", &body));
+            drop(read(&body, &|_| Some("core.v1.Pod".to_owned())));
         }
     }
 }

@@ -52,7 +52,8 @@ pub struct DialTimes {
     pub probe_base: Duration,
     /// Ceiling of the longest.
     pub probe_cap: Duration,
-    /// A silent QUIC connection is given up after this long: at least three heartbeats. The smaller of both sides' counts.
+    /// A silent QUIC connection is given up after this long. The smaller of both sides' counts, and the hub knows the heartbeat, so this
+    /// is long.
     pub idle: Duration,
 }
 
@@ -67,7 +68,7 @@ impl Default for DialTimes {
             resolve: Duration::from_secs(3),
             probe_base: Duration::from_secs(5),
             probe_cap: Duration::from_secs(300),
-            idle: crate::endpoint::DEFAULT_IDLE,
+            idle: Duration::from_secs(4 * 3600),
         }
     }
 }
@@ -265,7 +266,7 @@ impl Dialer {
         let (config, verifier) = self.tls()?;
         let crypto = QuicClientConfig::try_from(config).map_err(|e| setup(e.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(quic::transport(self.times.idle, 1));
+        config.transport_config(quic::transport(self.times.idle, 1, true));
         let endpoint = match &self.shared {
             Some(endpoint) => endpoint.clone(),
             None => new_endpoint(addr, false).map_err(DialError::from_io)?,

@@ -77,14 +77,12 @@ impl Default for HubLimits {
             validate_above: 64,
             join: Duration::from_secs(15),
             joining: 128,
-            idle: DEFAULT_IDLE,
+            // Three heartbeats of a minute, and some.
+            idle: Duration::from_secs(200),
             backlog: 1024,
         }
     }
 }
-
-/// Three heartbeats of a minute, and some.
-pub(crate) const DEFAULT_IDLE: Duration = Duration::from_secs(200);
 
 /// How a hub listens.
 pub struct HubConfig {
@@ -177,7 +175,7 @@ impl HubEndpoint {
         let limits = config.limits;
         let mut quic_config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         quic_config
-            .transport_config(quic::transport(limits.idle, 0))
+            .transport_config(quic::transport(limits.idle, 0, false))
             .migration(true)
             .max_incoming(limits.half_open)
             .incoming_buffer_size(16 * 1024)
@@ -389,8 +387,10 @@ async fn accept_tcp(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAcc
         let (socket, remote) = match accepted {
             Ok(accepted) => accepted,
             Err(e) => {
-                // Out of file descriptors, or the peer was gone already. Neither gets better by asking again at once.
+                // Out of file descriptors, or the peer was gone already. Neither gets better by asking again at once; the first gets
+                // better when a stranger goes.
                 tracing::warn!(error = %e, "cannot accept a TCP connection");
+                shared.half_open_tcp.shed();
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }

@@ -24,6 +24,15 @@ struct Inner {
     put_out: u64,
 }
 
+impl Inner {
+    fn put_oldest_out(&mut self) {
+        if let Some((_, oldest)) = self.members.pop_first() {
+            self.put_out += 1;
+            oldest.cancel();
+        }
+    }
+}
+
 impl Crowd {
     pub(crate) fn new(cap: usize) -> Self {
         let inner = Inner {
@@ -42,11 +51,8 @@ impl Crowd {
     pub(crate) fn enter(&self) -> Member {
         let token = CancellationToken::new();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.members.len() >= self.cap
-            && let Some((_, oldest)) = inner.members.pop_first()
-        {
-            inner.put_out += 1;
-            oldest.cancel();
+        if inner.members.len() >= self.cap {
+            inner.put_oldest_out();
         }
         let id = inner.next;
         inner.next += 1;
@@ -56,6 +62,14 @@ impl Crowd {
             id,
             token,
         }
+    }
+
+    /// Puts the oldest out, because something else than places has run short.
+    pub(crate) fn shed(&self) {
+        self.inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .put_oldest_out();
     }
 
     pub(crate) fn len(&self) -> usize {

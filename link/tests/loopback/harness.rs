@@ -123,6 +123,7 @@ pub(crate) enum Udp {
 pub(crate) struct Relay {
     pub(crate) addr: SocketAddr,
     udp: Arc<AtomicU8>,
+    nat: Arc<AtomicU8>,
     _tasks: JoinSet<()>,
 }
 
@@ -148,10 +149,12 @@ impl Relay {
                 });
             }
         });
-        tasks.spawn(relay_udp(Arc::new(socket), hub, Arc::clone(&mode)));
+        let nat = Arc::new(AtomicU8::new(0));
+        tasks.spawn(relay_udp(Arc::new(socket), hub, Arc::clone(&mode), Arc::clone(&nat)));
         Self {
             addr,
             udp: mode,
+            nat,
             _tasks: tasks,
         }
     }
@@ -160,12 +163,18 @@ impl Relay {
         self.udp.store(udp as u8, Ordering::SeqCst);
     }
 
+    /// From now on everything comes to the hub from other ports, as behind a NAT that forgot.
+    pub(crate) fn forget(&self) {
+        self.nat.fetch_add(1, Ordering::SeqCst);
+    }
+
     pub(crate) fn addrs(&self) -> Vec<String> {
         vec![self.addr.to_string()]
     }
 }
 
-async fn relay_udp(front: Arc<UdpSocket>, hub: SocketAddr, mode: Arc<AtomicU8>) {
+async fn relay_udp(front: Arc<UdpSocket>, hub: SocketAddr, mode: Arc<AtomicU8>, nat: Arc<AtomicU8>) {
+    let mut mappings = 0;
     let mut backs = std::collections::HashMap::<SocketAddr, Arc<UdpSocket>>::new();
     let mut tasks = JoinSet::new();
     let mut packet = vec![0; 65_536];
@@ -173,6 +182,9 @@ async fn relay_udp(front: Arc<UdpSocket>, hub: SocketAddr, mode: Arc<AtomicU8>) 
         let (n, from) = front.recv_from(&mut packet).await.unwrap();
         if mode.load(Ordering::SeqCst) == Udp::Drop as u8 {
             continue;
+        }
+        if std::mem::replace(&mut mappings, nat.load(Ordering::SeqCst)) != nat.load(Ordering::SeqCst) {
+            backs.clear();
         }
         let back = match backs.get(&from) {
             Some(back) => Arc::clone(back),

@@ -248,3 +248,22 @@ async fn closing_the_port_tells_the_gateways() {
     );
     assert!(soon(hub.endpoint.accept()).await.is_none());
 }
+
+#[tokio::test]
+async fn a_connection_outlives_a_new_address() {
+    let hub = Hub::new();
+    let relay = Relay::start(hub.addr(), Udp::Pass).await;
+    let (edge, server) = hub.pair(&hub.dialer("gw-1"), &relay.addrs()).await;
+    let (mut up, before) = (edge.open(StreamKind::Session).await.unwrap(), server.remote_addr());
+    let mut down = soon(server.accept_bi()).await.unwrap();
+    down.read_kind().await.unwrap();
+    relay.forget();
+    for n in 0..20 {
+        up.write_u8(n).await.unwrap();
+        assert_eq!(soon(down.read_u8()).await.unwrap(), n);
+        down.write_u8(n).await.unwrap();
+        assert_eq!(soon(up.read_u8()).await.unwrap(), n);
+    }
+    assert_ne!(server.remote_addr(), before);
+    assert_eq!((edge.close_reason(), server.close_reason()), (None, None));
+}

@@ -15,6 +15,7 @@
 //! Called by `bus`; it never knows what a client or a broker is.
 
 mod batch;
+mod requests;
 mod table;
 mod task;
 

@@ -33,7 +33,7 @@ use crate::twin::TELEMETRY;
 const BATCHES: usize = 2 * proto::limits::MAX_IN_FLIGHT;
 /// A pause far ahead, for timers that have nothing to wait for.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
-/// The hub's requests come with their kind in the first packet.
+/// Who the hub itself is to the local API.
 const HUB_USER: &str = "system:hub";
 
 /// A batch for the applier.
@@ -92,6 +92,8 @@ struct Live<'u> {
     batches: mpsc::Sender<Batch>,
     telemetry: watch::Receiver<u64>,
     rotations: Rotations,
+    /// The hub took the session.
+    welcomed: bool,
 }
 
 impl<'u> Live<'u> {
@@ -134,6 +136,7 @@ impl<'u> Live<'u> {
             batches,
             telemetry,
             rotations: Rotations::new(&uplink.pki),
+            welcomed: false,
         })
     }
 
@@ -145,7 +148,7 @@ impl<'u> Live<'u> {
                 .pending
                 .due()
                 .map_or(NEVER, |due| due.saturating_sub(clock::since_start()));
-            let rotate = self.rotations.due();
+            let rotate = self.rotations.due().filter(|_| self.welcomed);
             let action = tokio::select! {
                 biased;
                 () = drain.stopping() => Action::Stop,
@@ -162,7 +165,7 @@ impl<'u> Live<'u> {
                 break ended;
             }
         };
-        self.finish(ended, drain.is_stopping()).await
+        self.finish(ended).await
     }
 
     async fn act(&mut self, action: Action, connection: &Connection) -> Option<Ended> {
@@ -214,6 +217,7 @@ impl<'u> Live<'u> {
             Event::Welcome { epoch, hub_id, .. } => {
                 let transport = connection.transport();
                 tracing::info!(epoch, hub = %hub_id, %transport, "Connected to the hub.");
+                self.welcomed = true;
                 self.uplink.metrics.uplink_connected.set(1);
                 self.uplink.metrics.uplink_sessions.add(1);
                 None
@@ -336,20 +340,10 @@ impl<'u> Live<'u> {
     }
 
     /// Waits for the driver and says what its end means.
-    async fn finish(self, ended: Ended, stopping: bool) -> Ended {
-        if stopping || ended == Ended::ChangeOver {
-            self.cancel.cancel();
-        }
-        let Self {
-            session,
-            events,
-            outcome,
-            batches,
-            ..
-        } = self;
-        // Without a handle and a listener the driver closes the session by itself.
-        drop((session, events, batches));
-        let Ok(driver::Outcome { end, .. }) = outcome.await else {
+    async fn finish(self, ended: Ended) -> Ended {
+        // Nothing to a driver that has ended; any other closes in order. Tasks beside this one hold handles, so dropping ours would not.
+        self.cancel.cancel();
+        let Ok(driver::Outcome { end, .. }) = self.outcome.await else {
             return ended;
         };
         tracing::info!(%end, "The session with the hub ended.");

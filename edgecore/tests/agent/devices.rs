@@ -407,3 +407,54 @@ async fn a_flood_is_batched_and_in_order() {
     assert_eq!(count("kurator_edge_reports_accepted_total"), REPORTS);
     agent.stop().await;
 }
+
+/// Devices on a broker that somebody else runs: requests reach the agent also when they were sent while it was away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_external_broker_keeps_what_was_sent_while_the_agent_was_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = mqtt::Broker::start(
+        mqtt::BrokerConfig {
+            listen: vec!["127.0.0.1:0".parse().unwrap()],
+            local_prefixes: Vec::new(),
+            ..mqtt::BrokerConfig::default()
+        },
+        std::sync::Arc::new(mqtt::MemoryPersist::default()),
+        std::sync::Arc::new(mqtt::NoLocalTopics),
+    )
+    .await
+    .unwrap();
+    let at = broker.addresses()[0];
+    let mut config = config(dir.path());
+    config.mqtt = edgecore::Mqtt {
+        mode: edgecore::MqttMode::External,
+        listen: String::new(),
+        external: at.to_string(),
+    };
+    let agent = start(&config).await;
+    put(&agent, &[free_device("d0")]).await;
+    let mut c = Client::at(at, "c", &["$hw/events/device/+/+/twin/update/result"]).await;
+    until("the agent has subscribed", || {
+        broker.has_subscribers(&format!("{D0}/twin/update"))
+    })
+    .await;
+    c.report("d0", "p", "1").await;
+    assert_eq!(c.next_on("result").await["twin"]["p"]["actual"]["value"], "1");
+    assert_eq!(reported(&agent, "d0", "p").as_deref(), Some("1"));
+    agent.stop().await;
+
+    // Taken by the broker for the agent's session, not by the agent.
+    for n in 2..=30 {
+        c.report("d0", "p", &n.to_string()).await;
+    }
+    let agent = start(&config).await;
+    until("the last report is stored", || {
+        reported(&agent, "d0", "p").as_deref() == Some("30")
+    })
+    .await;
+    // Each was answered, in order.
+    for n in 2..=30 {
+        assert_eq!(c.next_on("result").await["twin"]["p"]["actual"]["value"], n.to_string());
+    }
+    agent.stop().await;
+    broker.shutdown(Duration::from_secs(2)).await;
+}

@@ -1,5 +1,6 @@
 //! An agent with its folders, an MQTT client that remembers what it got, and objects to work with.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -145,7 +146,11 @@ pub(crate) struct Client {
 impl Client {
     /// Connects and subscribes.
     pub(crate) async fn connect(agent: &Agent, id: &str, filters: &[&str]) -> Self {
-        let at = agent.addresses().mqtt.unwrap();
+        Self::at(agent.addresses().mqtt.unwrap(), id, filters).await
+    }
+
+    /// Connects to any broker and subscribes.
+    pub(crate) async fn at(at: SocketAddr, id: &str, filters: &[&str]) -> Self {
         let mut options = MqttOptions::new(id, at.ip().to_string(), at.port());
         options
             .set_keep_alive(Duration::from_secs(30))

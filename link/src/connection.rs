@@ -136,7 +136,8 @@ pub enum Closed {
     Lost(String),
 }
 
-/// A link to one peer. See the [module](self).
+/// A link to one peer: a cheap handle, whose clones share the connection. It ends when somebody closes it, when the peer does, or when
+/// the last handle and stream are gone.
 #[derive(Clone)]
 pub struct Connection {
     inner: Inner,

@@ -113,7 +113,7 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(4)
-        .thread_stack_size(512 * 1024)
+        .thread_stack_size(1024 * 1024)
         .thread_keep_alive(Duration::from_secs(2))
         .enable_all()
         .build()

@@ -12,6 +12,7 @@ pub mod output;
 pub mod relay;
 mod say;
 
+pub use commands::check::ask;
 pub use commands::join::pem;
 
 use cli::{Cli, Command, GetArgs, JoinTarget, ResetTarget};

@@ -27,7 +27,7 @@ async fn one(report: &mut Report, count: usize) -> anyhow::Result<()> {
     let token = hub.token(&["--uses", &count.to_string(), "--ttl", "1h"]).await;
     let started = daemon::clock::now();
     let fleet = Fleet::start(&token, "sim", count).await?;
-    fleet.until_equal(count, PATIENCE).await?;
+    fleet.until_equal(count, 0, PATIENCE).await?;
     report.note(
         &format!("{count} gateways: joined and equal"),
         format!("{:.1} s", started.elapsed().as_secs_f64()),
@@ -44,12 +44,13 @@ async fn one(report: &mut Report, count: usize) -> anyhow::Result<()> {
         &format!("RSS {} MB with, {} MB without", full / 1000, empty / 1000),
     );
 
+    let before = fleet.epoch();
     hub.kill().await;
     let started = daemon::clock::now();
     hub.start_again().await;
     let up = started.elapsed();
     // Equal says both: connected to the new process, and digests compared.
-    fleet.until_equal(count, PATIENCE).await?;
+    fleet.until_equal(count, before, PATIENCE).await?;
     let all = started.elapsed().as_secs_f64();
     report.at_most(
         &format!("hub killed: {count} gateways back and proven equal"),

@@ -302,6 +302,7 @@ impl Edge {
 
     /// Its own API.
     pub async fn api(&self) -> Api {
+        self.until_api().await;
         Api::open(&self.kubeconfig(), None)
             .await
             .expect("the agent wrote its kubeconfig")

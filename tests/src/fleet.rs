@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,8 +25,6 @@ const DIALS: usize = 256;
 pub struct Counters {
     /// Sessions that were welcomed and have not ended.
     pub connected: AtomicUsize,
-    /// Of them, those whose digests are equal on both sides, both sets, right now.
-    pub equal: AtomicUsize,
     /// Batches applied.
     pub batches: AtomicUsize,
 }
@@ -36,6 +34,8 @@ pub struct Counters {
 pub struct Fleet {
     /// What it counts.
     pub counters: Arc<Counters>,
+    /// For each gateway the epoch of the session whose digests are equal on both sides, both sets, right now; 0 for none.
+    equal: Vec<Arc<AtomicU64>>,
     drain: Drain,
 }
 
@@ -60,8 +60,9 @@ impl Fleet {
             .ok_or_else(|| anyhow::anyhow!("a numeric hub address"))?;
         let socket = link::shared_socket(hub)?;
         let dials = Arc::new(tokio::sync::Semaphore::new(DIALS));
-        let fleet = Self {
+        let mut fleet = Self {
             counters: Arc::default(),
+            equal: Vec::new(),
             drain: Drain::new(),
         };
         let mut joins = tokio::task::JoinSet::new();
@@ -79,7 +80,10 @@ impl Fleet {
         }
         while let Some(joined) = joins.join_next().await {
             let identity = joined??;
+            let equal = Arc::new(AtomicU64::new(0));
+            fleet.equal.push(Arc::clone(&equal));
             let gateway = Gateway {
+                equal,
                 dialer: Dialer::link(identity.ca.clone(), &identity.credential)?
                     .transports(Transports::QuicOnly)
                     .shared(socket.clone()),
@@ -100,22 +104,27 @@ impl Fleet {
         self.counters.connected.load(Ordering::Relaxed)
     }
 
-    /// How many have both sets equal on both sides.
-    pub fn equal(&self) -> usize {
-        self.counters.equal.load(Ordering::Relaxed)
+    /// How many have both sets equal on both sides, in a session younger than `epoch`.
+    pub fn equal_since(&self, epoch: u64) -> usize {
+        self.equal.iter().filter(|e| e.load(Ordering::Relaxed) > epoch).count()
     }
 
-    /// Waits until `count` gateways are connected and equal.
+    /// The youngest session that was ever equal.
+    pub fn epoch(&self) -> u64 {
+        self.equal.iter().map(|e| e.load(Ordering::Relaxed)).max().unwrap_or(0)
+    }
+
+    /// Waits until `count` gateways are connected and equal in sessions younger than `epoch` (0: in any).
     ///
     /// # Errors
     /// After `patience`.
-    pub async fn until_equal(&self, count: usize, patience: Duration) -> anyhow::Result<()> {
+    pub async fn until_equal(&self, count: usize, epoch: u64, patience: Duration) -> anyhow::Result<()> {
         let deadline = daemon::clock::now() + patience;
-        while self.equal() < count {
+        while self.equal_since(epoch) < count {
             anyhow::ensure!(
                 daemon::clock::now() < deadline,
                 "{} of {count} equal, {} connected after {patience:?}",
-                self.equal(),
+                self.equal_since(epoch),
                 self.connected()
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -129,7 +138,7 @@ impl Fleet {
     }
 }
 
-async fn join(token: &JoinToken, socket: quinn::Endpoint, name: String) -> anyhow::Result<Identity> {
+async fn join(token: &JoinToken, socket: link::SharedSocket, name: String) -> anyhow::Result<Identity> {
     let key = NodeKey::generate()?;
     let mut wait = FullJitter::new(Duration::from_millis(100), Duration::from_secs(2));
     for attempt in 0.. {
@@ -186,6 +195,7 @@ struct Gateway {
     dialer: Dialer,
     state: Mutex<State>,
     counters: Arc<Counters>,
+    equal: Arc<AtomicU64>,
     dials: Arc<tokio::sync::Semaphore>,
     drain: Drain,
 }
@@ -274,12 +284,11 @@ impl Gateway {
         let (driver, handle, mut events) = link::driver::drive(session, stream);
         let run = self.drain.spawn(driver.run(self.drain.token().clone()));
         let mut connected = Counted::new(&self.counters.connected);
-        let mut equal = Counted::new(&self.counters.equal);
-        let mut welcomed = false;
+        let mut welcomed = None;
         while let Some(event) = events.next().await {
             match event {
-                Event::Welcome { .. } => {
-                    welcomed = true;
+                Event::Welcome { epoch, .. } => {
+                    welcomed = Some(epoch);
                     connected.set(true);
                 }
                 Event::Apply { batch, changes } => {
@@ -304,11 +313,15 @@ impl Gateway {
                 _ => continue,
             }
             match handle.ask(|s, _| s.digests().in_sync).await {
-                Ok(in_sync) => equal.set(in_sync),
+                Ok(in_sync) => self
+                    .equal
+                    .store(if in_sync { welcomed.unwrap_or(0) } else { 0 }, Ordering::Relaxed),
                 Err(_) => break,
             }
         }
+        self.equal.store(0, Ordering::Relaxed);
         drop(handle);
+        let welcomed = welcomed.is_some();
         let Ok(outcome) = run.await else {
             return (welcomed, None);
         };

@@ -329,8 +329,11 @@ async fn agent(report: &mut Report, data: &Path) {
     }
 }
 
-/// One plain HTTP GET of a short page.
-async fn ask(address: &str, path: &str) -> std::io::Result<(u16, String)> {
+/// One plain HTTP GET of a short page, such as a health port's: its status and text.
+///
+/// # Errors
+/// No connection, or no answer in time.
+pub async fn ask(address: &str, path: &str) -> std::io::Result<(u16, String)> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;

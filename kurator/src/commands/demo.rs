@@ -206,7 +206,12 @@ impl Stage {
         let run = self.run_file(&data.join("edge.json"), "edge.log").await?;
         self.addresses.edge_api = run["api"].as_str().unwrap_or_default().to_owned();
         self.addresses.mqtt = run["mqtt"].as_str().unwrap_or_default().to_owned();
-        self.gateway = Some(Api::open(&config.join("edge.kubeconfig"), None).await?);
+        let kubeconfig = config.join("edge.kubeconfig");
+        self.until("the gateway's own API", "edge.log", async |_: &Self| {
+            Ok(kubeconfig.exists())
+        })
+        .await?;
+        self.gateway = Some(Api::open(&kubeconfig, None).await?);
         self.until("the gateway to be connected", "edge.log", async |s: &Self| {
             let list = s.cloud().get("/kurator/v1/nodes").await?;
             Ok(list["items"]

@@ -5,7 +5,7 @@
 //! beyond the table is an [`Admission`] given by the daemon. Called by the daemons (over TLS, over tunnels, in process as a tower service) and by
 //! their controllers through [`ApiServer::apply_internal`] and its sisters.
 //!
-//! How a request goes: [`request`] reads path, query and accepted forms; [`auth`] decides; `read` and `watch` answer from stored bytes;
+//! How a request goes: `request` reads path, query and accepted forms; `auth` decides; `read` and `watch` answer from stored bytes;
 //! `verbs` reads bodies and ends in `write`, the one place where objects change. Errors are [`Status`]es all the way.
 //!
 //! Invariants: a 2xx to a write follows its commit; every object stored has passed its schema; a body, a selector, a patch and a schema are

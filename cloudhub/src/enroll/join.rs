@@ -148,11 +148,15 @@ fn decide(
         .filter(|t| t.secret_hash == hash)
         .ok_or_else(|| token_refusal(TokenRefusal::Unknown, None, node))?;
     let known = identity(node);
-    let same = format!(
-        "{} {}",
-        hex(&request.nonce),
-        hex(ring::digest::digest(&ring::digest::SHA256, &request.csr_der).as_ref())
-    );
+    let profile = NodeProfile {
+        node,
+        trust_domain: &config.trust_domain,
+        valid: config.certificate_lifetime.0,
+    };
+    // Signed before it is decided, because only that tells which key the request is for; nothing accepts it until it is recorded.
+    let issued = ca.issue_node(&request.csr_der, &profile, now);
+    let key = issued.as_ref().map(|i| hex(&i.info.pin.0)).unwrap_or_default();
+    let same = format!("{} {key}", hex(&request.nonce));
     let again = known.as_ref().is_some_and(|i| {
         !i.revoked && i.token == token.id && i.request == same && now.saturating_sub(i.joined) < SAME_REQUEST_MS
     });
@@ -186,12 +190,7 @@ fn decide(
             ));
         }
     }
-    let profile = NodeProfile {
-        node,
-        trust_domain: &config.trust_domain,
-        valid: config.certificate_lifetime.0,
-    };
-    let issued = ca.issue_node(&request.csr_der, &profile, now).map_err(|e| {
+    let issued = issued.map_err(|e| {
         refuse(
             JoinCode::BadCsr,
             e.to_string(),

@@ -116,7 +116,10 @@ async fn read<T: for<'a> Deserialize<'a>>(request: Request<Incoming>) -> Result<
     } else {
         body
     };
-    serde_json::from_slice(&body).map_err(|e| Status::bad_request(format!("the body is not what is expected: {e}")))
+    let wrong = |e: &dyn std::fmt::Display| Status::bad_request(format!("the body is not what is expected: {e}"));
+    // Through a map: a list would be taken for the fields in their order.
+    let fields: serde_json::Map<String, Value> = serde_json::from_slice(&body).map_err(|e| wrong(&e))?;
+    T::deserialize(Value::Object(fields)).map_err(|e| wrong(&e))
 }
 
 /// A label as Kubernetes takes it: an optional prefix, a name, and a value of at most 63 plain characters.

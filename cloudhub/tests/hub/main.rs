@@ -1,0 +1,12 @@
+//! Whole hubs in this process, gateways made of the link and the session and nothing else, and people with a Kubernetes client.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
+mod gateway;
+mod world;
+
+mod access;
+mod joining;
+mod journeys;
+mod proxy;
+mod restart;

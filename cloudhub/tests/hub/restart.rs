@@ -1,0 +1,156 @@
+//! A hub that was stopped and started: nobody sends anything twice.
+
+use std::sync::{Arc, Mutex};
+
+use link::driver::End;
+use proto::CloseReason;
+use serde_json::json;
+
+use crate::gateway::{Gateway, Kept, enrol};
+use crate::world::{STATUSES, World, eventually};
+
+const PRESS: &str = "devices.kubeedge.io/devices/default/press-01";
+const STATUS: &str = "devices.kubeedge.io/devicestatuses/default/press-01";
+const TWINS: &str = "devices.kubeedge.io/twins/default/press-01";
+
+#[tokio::test]
+async fn after_a_restart_nothing_is_sent_again() {
+    let mut world = World::start().await;
+    let enrolled = enrol(&world.admin.token(json!({})).await, "gw-1").await.unwrap();
+    let kept: Arc<Mutex<Kept>> = Arc::default();
+    let gateway = Gateway::online(&enrolled, &kept).await;
+    world.admin.press("press-01", "gw-1").await;
+    let before = gateway.until_desired(PRESS, "the device", |_| true).await;
+    let status = json!({
+        "apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceStatus",
+        "metadata": {"name": "press-01", "namespace": "default"},
+        "status": {"twins": [{"propertyName": "temperature", "reported": {"value": "21"}}]},
+    });
+    gateway.report(STATUS, &status).await;
+    gateway
+        .report(
+            "/nodes//gw-1",
+            &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "gw-1"},
+        "status": {"nodeInfo": {"architecture": "arm64"}}}),
+        )
+        .await;
+    let mut device = before.clone();
+    device["spec"]["properties"][0]["desired"]["value"] = json!("60");
+    let mut clock = device_models::hlc::Clock::edge("gw-1", None);
+    let now = daemon::clock::wall_ms() + 5;
+    device_models::admit_device(Some(&before), &mut device, None, &mut clock, now, "device").unwrap();
+    gateway
+        .report(TWINS, &device_models::edge_registers(&device, "gw-1").unwrap())
+        .await;
+    gateway
+        .until_desired(PRESS, "its own edit back", |d| {
+            d["spec"]["properties"][0]["desired"]["value"] == "60"
+        })
+        .await;
+    gateway.journal(250).await;
+    eventually("the journal's end", async || {
+        (kept.lock().unwrap().journal_cursor == 250).then_some(())
+    })
+    .await;
+    eventually("all acknowledged", async || {
+        (kept.lock().unwrap().acked.len() >= 3).then_some(())
+    })
+    .await;
+    let settled = world.admin.until_in_sync("gw-1").await;
+    assert_eq!(settled["journals"][0]["delivered"], 250);
+
+    world.stop().await;
+    let end = gateway.ended().await;
+    assert!(
+        matches!(
+            end,
+            End::Peer {
+                reason: CloseReason::Shutdown,
+                ..
+            } | End::Lost(_)
+        ),
+        "{end}"
+    );
+    let received = kept.lock().unwrap().received;
+    world.start_again().await;
+    kept.lock().unwrap().journal_cursor = 0;
+    let gateway = Gateway::online(&enrolled, &kept).await;
+    let after = world.admin.until_in_sync("gw-1").await;
+    assert_eq!(
+        (&after["objectsSent"], &after["objectsReceived"]),
+        (&json!(0), &json!(0)),
+        "{after}"
+    );
+    assert_eq!(kept.lock().unwrap().received, received);
+    assert_eq!(
+        (&after["desired"]["digest"], &after["observed"]["digest"]),
+        (&settled["desired"]["digest"], &settled["observed"]["digest"])
+    );
+    assert!(after["sessionEpoch"].as_u64() > settled["sessionEpoch"].as_u64());
+    assert_eq!(after["journals"][0]["delivered"], 250);
+
+    // What changed while the hub was away goes over, and only that.
+    gateway.journal(5).await;
+    eventually("the new records", async || {
+        (kept.lock().unwrap().journal_cursor == 255).then_some(())
+    })
+    .await;
+    world.admin.set("press-01", "70").await.unwrap();
+    gateway
+        .until_desired(PRESS, "the edit", |d| {
+            d["spec"]["properties"][0]["desired"]["value"] == "70"
+        })
+        .await;
+    assert_eq!(kept.lock().unwrap().received, received + 1);
+    gateway.leave().await;
+}
+
+#[tokio::test]
+async fn what_happened_while_the_hub_was_away_is_caught_up() {
+    let mut world = World::start().await;
+    let enrolled = enrol(&world.admin.token(json!({})).await, "gw-1").await.unwrap();
+    let kept: Arc<Mutex<Kept>> = Arc::default();
+    let gateway = Gateway::online(&enrolled, &kept).await;
+    world.admin.press("press-01", "gw-1").await;
+    gateway.until_desired(PRESS, "the device", |_| true).await;
+    gateway.leave().await;
+    world.stop().await;
+    let body = json!({"metadata": {"name": "press-01"}, "status": {"twins": [{"propertyName": "temperature", "reported": {"value": "35"}}]}});
+    kept.lock().unwrap().observed.put(STATUS, body.to_string());
+    kept.lock()
+        .unwrap()
+        .records
+        .extend((0..300).map(|n| bytes::Bytes::from(format!("offline {n}"))));
+    world.start_again().await;
+    world.admin.set("press-01", "44").await.unwrap();
+    let gateway = Gateway::online(&enrolled, &kept).await;
+    gateway
+        .until_desired(PRESS, "the edit", |d| {
+            d["spec"]["properties"][0]["desired"]["value"] == "44"
+        })
+        .await;
+    eventually("the report", async || {
+        world.admin.get(&format!("{STATUSES}/press-01")).await.ok()
+    })
+    .await;
+    eventually("the journal", async || {
+        (kept.lock().unwrap().journal_cursor == 300).then_some(())
+    })
+    .await;
+    world.admin.until_in_sync("gw-1").await;
+    // An older session that lingers is told that it is over.
+    let newer = Gateway::online(&enrolled, &kept).await;
+    let end = gateway.ended().await;
+    assert!(
+        matches!(
+            end,
+            End::Peer {
+                reason: CloseReason::Fenced,
+                ..
+            }
+        ),
+        "{end}"
+    );
+    assert_eq!(world.hub.as_ref().unwrap().connected(), 1);
+    newer.leave().await;
+}

@@ -141,6 +141,15 @@ impl Session {
         Ok(())
     }
 
+    /// The peer may have forgotten this session: a heartbeat goes out now, ahead of its time. Nothing else changes; a session that is not
+    /// live asks nothing.
+    pub fn nudge(&mut self, now: Now) {
+        self.tick(now);
+        if self.state == State::Live {
+            self.pulse.ask_now(self.now);
+        }
+    }
+
     /// When [`Self::handle_timeout`] wants to be called, `None` = never. May be in the past: then at once. What was handed out by
     /// [`Self::poll_transmit`] gets its time by that call.
     pub fn poll_timeout(&self) -> Option<Now> {

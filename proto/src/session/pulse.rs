@@ -73,6 +73,12 @@ impl Pulse {
         Ok(())
     }
 
+    /// Asks now, without waiting for the interval's end.
+    pub(super) fn ask_now(&mut self, now: Now) {
+        self.ask = true;
+        self.asked = Some(now);
+    }
+
     /// A heartbeat to be sent: whether it is an answer. A question asks for one and so is not sent beside an answer.
     pub(super) fn take(&mut self) -> Option<bool> {
         if self.ask {
@@ -114,5 +120,16 @@ mod tests {
         assert_eq!(pulse.timeout(), 170 * S);
         pulse.owe_answer();
         assert_eq!((pulse.take(), pulse.take()), (Some(true), None));
+    }
+
+    #[test]
+    fn a_question_ahead_of_time_does_not_put_off_the_end() {
+        let mut pulse = Pulse::new(60 * S, Duration::ZERO, Now::ZERO);
+        for n in 0..3 {
+            pulse.ask_now(50 * n * S);
+            assert_eq!((pulse.take(), pulse.take()), (Some(false), None));
+        }
+        assert_eq!(pulse.timeout(), 150 * S);
+        assert_eq!(pulse.tick(150 * S), Err(150 * S));
     }
 }

@@ -659,3 +659,37 @@ fn an_unknown_kind_of_frame_is_skipped() {
     session(world.hub()).handle_frame(now, Default::default()).unwrap();
     assert!(session(world.hub()).is_live());
 }
+
+#[test]
+fn a_nudge_is_one_heartbeat_ahead_of_time() {
+    let now = 7 * S;
+    let mut edge = Session::edge(EdgeConfig::new("gw-1", 1, 1), SourceSet::new(), Inventory::new(), now);
+    let mut hub = Session::hub(HubConfig::new("hub-1", 1), "gw-1", now);
+    edge.nudge(now);
+    assert_eq!(edge.poll_timeout(), Some(now + limits::HANDSHAKE_DEADLINE));
+    handshake(&mut edge, &mut hub, now).unwrap();
+    assert_eq!((edge.poll_transmit(), hub.poll_transmit()), (None, None));
+
+    let now = now + S;
+    edge.nudge(now);
+    let question = edge.poll_transmit().unwrap();
+    assert!(
+        matches!(&question.kind, Some(Kind::Heartbeat(h)) if !h.answer),
+        "{question:?}"
+    );
+    assert_eq!(edge.poll_transmit(), None);
+    hub.handle_frame(now, question).unwrap();
+    let answer = hub.poll_transmit().unwrap();
+    assert!(
+        matches!(&answer.kind, Some(Kind::Heartbeat(h)) if h.answer),
+        "{answer:?}"
+    );
+    edge.handle_frame(now, answer).unwrap();
+    // The next one is due an interval later, as ever.
+    assert_eq!(edge.poll_timeout(), Some(now + Limits::default().heartbeat));
+
+    edge.close(CloseReason::Shutdown);
+    assert!(edge.poll_transmit().is_some());
+    edge.nudge(now);
+    assert_eq!(edge.poll_transmit(), None);
+}

@@ -20,6 +20,7 @@ use tokio_util::compat::Compat;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::goodbye::{CloseCode, Goodbye};
+use crate::knock::{Ear, Knocks};
 use crate::pki::{self, Cert, NODE_GROUP, NODE_PREFIX};
 pub(crate) use mux::{Io, Mux, WRITE_BUFFER};
 
@@ -143,6 +144,8 @@ pub struct Connection {
     inner: Inner,
     peer: Option<Arc<PeerIdentity>>,
     remote: SocketAddr,
+    /// At a gateway, over QUIC.
+    knocks: Option<Arc<Knocks>>,
 }
 
 #[derive(Clone)]
@@ -152,12 +155,13 @@ enum Inner {
 }
 
 impl Connection {
-    pub(crate) fn quic(connection: quinn::Connection, peer: Option<PeerIdentity>) -> Self {
+    pub(crate) fn quic(connection: quinn::Connection, peer: Option<PeerIdentity>, knocks: Option<Arc<Knocks>>) -> Self {
         let remote = connection.remote_address();
         Self {
             inner: Inner::Quic(connection),
             peer: peer.map(Arc::new),
             remote,
+            knocks,
         }
     }
 
@@ -172,6 +176,7 @@ impl Connection {
             inner: Inner::Tcp(Mux::start(io, server, counters)),
             peer: peer.map(Arc::new),
             remote,
+            knocks: None,
         }
     }
 
@@ -183,7 +188,7 @@ impl Connection {
         match &self.inner {
             Inner::Quic(c) => {
                 let (send, recv) = c.open_bi().await.map_err(closed)?;
-                Ok(Stream(Half::Quic { send, recv }))
+                Ok(Stream::quic(send, recv))
             }
             Inner::Tcp(mux) => mux.open().await.map(|s| Stream::tcp(s, mux)),
         }
@@ -195,6 +200,9 @@ impl Connection {
     /// When the connection has ended.
     pub async fn open(&self, kind: StreamKind) -> Result<Stream, Closed> {
         let mut stream = self.open_bi().await?;
+        if let (StreamKind::Session, Some(knocks), Half::Quic { ear, .. }) = (kind, &self.knocks, &mut stream.0) {
+            *ear = Some(Box::new(knocks.listen(self.remote_addr())));
+        }
         stream
             .write_all(&[kind.byte()])
             .await
@@ -210,7 +218,7 @@ impl Connection {
         match &self.inner {
             Inner::Quic(c) => {
                 let (send, recv) = c.accept_bi().await.map_err(closed)?;
-                Ok(Stream(Half::Quic { send, recv }))
+                Ok(Stream::quic(send, recv))
             }
             Inner::Tcp(mux) => mux.accept().await.map(|s| Stream::tcp(s, mux)),
         }
@@ -416,6 +424,8 @@ enum Half {
     Quic {
         send: quinn::SendStream,
         recv: quinn::RecvStream,
+        /// The session's stream at a gateway hears the hub knock.
+        ear: Option<Box<Ear>>,
     },
     Tcp {
         io: Compat<yamux::Stream>,
@@ -426,6 +436,10 @@ enum Half {
 }
 
 impl Stream {
+    const fn quic(send: quinn::SendStream, recv: quinn::RecvStream) -> Self {
+        Self(Half::Quic { send, recv, ear: None })
+    }
+
     fn tcp(io: Compat<yamux::Stream>, mux: &Arc<Mux>) -> Self {
         Self(Half::Tcp {
             io,
@@ -446,6 +460,14 @@ impl Stream {
             .into_iter()
             .find(|k| k.byte() == byte)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("unknown kind of stream {byte}")))
+    }
+
+    /// Ready when the hub has knocked and the session should ask whether it still knows this connection.
+    pub(crate) fn poll_knock(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            Half::Quic { ear: Some(ear), .. } => ear.poll(cx),
+            _ => Poll::Pending,
+        }
     }
 
     /// Ends this side's half and waits until the peer has everything (over TCP: until it is handed to the connection), so that the

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use daemon::backoff::FullJitter;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use quinn::Runtime as _;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -27,6 +28,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::connection::{Connection, Counted, Counters, PeerIdentity, Transport, WRITE_BUFFER, closed};
+use crate::knock::{KnockSocket, Knocks};
 use crate::pki::{Cert, Credential, HUB_SERVER_NAME, PkiError};
 use crate::tls::{self, ALPN_JOIN, ALPN_LINK, HubVerifier, TimeFloor, Trust};
 use crate::{greeting, quic};
@@ -103,7 +105,7 @@ pub struct Dialer {
     identity: Option<Arc<CertifiedKey>>,
     times: DialTimes,
     transports: Transports,
-    shared: Option<quinn::Endpoint>,
+    shared: Option<SharedSocket>,
 }
 
 impl Dialer {
@@ -155,8 +157,8 @@ impl Dialer {
 
     /// With one UDP socket for all dials: for programs that play many gateways. See [`shared_socket`].
     #[must_use]
-    pub fn shared(mut self, endpoint: quinn::Endpoint) -> Self {
-        self.shared = Some(endpoint);
+    pub fn shared(mut self, socket: SharedSocket) -> Self {
+        self.shared = Some(socket);
         self
     }
 
@@ -267,8 +269,8 @@ impl Dialer {
         let crypto = QuicClientConfig::try_from(config).map_err(|e| setup(e.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(quic::transport(self.times.idle, 1, true));
-        let endpoint = match &self.shared {
-            Some(endpoint) => endpoint.clone(),
+        let SharedSocket { endpoint, knocks } = match &self.shared {
+            Some(socket) => socket.clone(),
             None => new_endpoint(addr, false).map_err(DialError::from_io)?,
         };
         let failed = |e: quinn::ConnectionError| DialError::from_closed(closed(e), &verifier);
@@ -282,7 +284,7 @@ impl Dialer {
         let peer = peer(certs.as_ref().and_then(|c| c.first()))?;
         let mut word = connection.accept_uni().await.map_err(failed)?;
         match greeting::read(&mut word).await {
-            Ok(Ok(())) => Ok(Connection::quic(connection, Some(peer))),
+            Ok(Ok(())) => Ok(Connection::quic(connection, Some(peer), Some(knocks))),
             Ok(Err(goodbye)) => Err(DialError::Refused(goodbye)),
             Err(e) => Err(match connection.close_reason() {
                 Some(reason) => failed(reason),
@@ -379,20 +381,31 @@ fn peer(leaf: Option<&CertificateDer<'_>>) -> Result<PeerIdentity, DialError> {
         .map_err(|e| DialError::BadCertificate(e.to_string()))
 }
 
-fn new_endpoint(remote: SocketAddr, shared: bool) -> io::Result<quinn::Endpoint> {
+/// A UDP socket with QUIC on it. Clones share it.
+#[derive(Clone, Debug)]
+pub struct SharedSocket {
+    endpoint: quinn::Endpoint,
+    knocks: Arc<Knocks>,
+}
+
+fn new_endpoint(remote: SocketAddr, shared: bool) -> io::Result<SharedSocket> {
     let any: SocketAddr = if remote.is_ipv4() {
         (Ipv4Addr::UNSPECIFIED, 0).into()
     } else {
         (Ipv6Addr::UNSPECIFIED, 0).into()
     };
-    let socket = UdpSocket::bind(any)?;
-    quinn::Endpoint::new(quic::edge_endpoint(shared), None, socket, Arc::new(quinn::TokioRuntime))
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let knocks = Arc::new(Knocks::default());
+    let socket = KnockSocket::new(runtime.wrap_udp_socket(UdpSocket::bind(any)?)?, Arc::clone(&knocks));
+    let config = quic::edge_endpoint(shared);
+    let endpoint = quinn::Endpoint::new_with_abstract_socket(config, None, Arc::new(socket), runtime)?;
+    Ok(SharedSocket { endpoint, knocks })
 }
 
 /// A UDP socket that many connections to the same hub can share; `remote` tells the address family.
 ///
 /// # Errors
 /// When no socket can be had.
-pub fn shared_socket(remote: SocketAddr) -> io::Result<quinn::Endpoint> {
+pub fn shared_socket(remote: SocketAddr) -> io::Result<SharedSocket> {
     new_endpoint(remote, true)
 }

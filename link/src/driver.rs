@@ -159,11 +159,20 @@ pub struct Outcome {
 pub trait Carrier: AsyncRead + AsyncWrite + Send + Unpin {
     /// Ends this side's half and waits until the peer has what was written, so that what is below may be closed.
     fn finish(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Ready when the peer, by other means than this stream, asks to be spoken to.
+    fn poll_knock(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 }
 
 impl Carrier for crate::Stream {
     async fn finish(&mut self) -> io::Result<()> {
         Self::finish(self).await
+    }
+
+    fn poll_knock(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Self::poll_knock(self, cx)
     }
 }
 
@@ -265,6 +274,7 @@ impl<S: Carrier> Driver<S> {
                 Action::Room(true) => {}
                 Action::Io(Err(e)) => return End::Lost(e.to_string()),
                 Action::Io(Ok(Moved::Wrote)) => {}
+                Action::Io(Ok(Moved::Knocked)) => self.session.nudge(clock::since_start()),
                 Action::Io(Ok(Moved::Read)) => {
                     if let Err(e) = self.take_frames() {
                         return self.goodbye.take().unwrap_or(End::Session(e));
@@ -454,12 +464,13 @@ struct Io<S> {
 #[derive(Debug)]
 enum Moved {
     Wrote,
+    Knocked,
     Read,
     End,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
-    /// Writes what there is, then reads if wanted.
+impl<S: Carrier> Io<S> {
+    /// Writes what there is, then reads if wanted, then listens at the door.
     fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<io::Result<Moved>> {
         let mut wrote = false;
         while !self.out.is_empty() {
@@ -488,7 +499,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             self.shrink();
             return Poll::Ready(Ok(Moved::Wrote));
         }
-        if read { self.poll_read(cx) } else { Poll::Pending }
+        if read && let Poll::Ready(moved) = self.poll_read(cx) {
+            return Poll::Ready(moved);
+        }
+        self.stream.poll_knock(cx).map(|()| Ok(Moved::Knocked))
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Moved>> {

@@ -27,7 +27,7 @@ use crate::connection::{Connection, Counted, Counters, PeerIdentity, WRITE_BUFFE
 use crate::goodbye::{CloseCode, Goodbye};
 use crate::pki::{Cert, PkiError, ServerCert};
 use crate::tls::{self, ALPN_JOIN, ALPN_LINK, ServerCerts};
-use crate::{greeting, quic};
+use crate::{greeting, knock, quic};
 use crowd::{Crowd, Member};
 
 /// Decides about a gateway whose certificate is good: revoked serials, unknown nodes.
@@ -147,6 +147,8 @@ pub struct HubEndpoint {
     accepted: Mutex<mpsc::Receiver<Accepted>>,
     shared: Arc<Shared>,
     quic: quinn::Endpoint,
+    /// The same socket as QUIC's.
+    knocker: UdpSocket,
     stop: CancellationToken,
 }
 
@@ -190,17 +192,19 @@ impl HubEndpoint {
             proto: "TCP",
             source,
         })?;
+        let udp_failed = |source| BindError::Socket {
+            addr,
+            proto: "UDP",
+            source,
+        };
+        let knocker = udp.try_clone().map_err(udp_failed)?;
         let quic = quinn::Endpoint::new(
-            quic::hub_endpoint(),
+            quic::hub_endpoint(quic::reset_key(config.server.key()?.secret_der())),
             Some(quic_config),
             udp,
             Arc::new(quinn::TokioRuntime),
         )
-        .map_err(|source| BindError::Socket {
-            addr,
-            proto: "UDP",
-            source,
-        })?;
+        .map_err(udp_failed)?;
         let (out, accepted) = mpsc::channel(limits.backlog.max(1));
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
@@ -221,6 +225,7 @@ impl HubEndpoint {
             accepted: Mutex::new(accepted),
             shared,
             quic,
+            knocker,
             stop,
         })
     }
@@ -253,6 +258,14 @@ impl HubEndpoint {
     pub fn strangers(&self) -> (usize, usize, u64) {
         let (q, t) = (&self.shared.half_open_quic, &self.shared.half_open_tcp);
         (q.len(), t.len(), q.put_out() + t.put_out())
+    }
+
+    /// Makes itself known to gateways that may still believe themselves connected to an earlier process on this port: to be called after
+    /// a start with the addresses at which gateways were last seen over QUIC. Those that are there and have no connection come back
+    /// at once, not at their next heartbeat; the others do nothing about it. Sends one small packet to each address, at most 5,000 a
+    /// second, and returns how many left. None is repeated.
+    pub async fn knock(&self, addrs: impl Iterator<Item = SocketAddr>) -> usize {
+        knock::send(&self.knocker, addrs).await
     }
 
     /// Takes nobody in any more, ends all QUIC connections, and waits until their peers were told (a second at most). Connections over
@@ -467,7 +480,7 @@ async fn handshake_quic(shared: &Shared, incoming: quinn::Incoming) -> Result<Co
             let mut out = connection.open_uni().await.map_err(failed)?;
             let io = |e: quinn::WriteError| NotIn::Handshake(e.to_string());
             out.write_all(&greeting::welcome()).await.map_err(io)?;
-            Ok(Connection::quic(connection, peer))
+            Ok(Connection::quic(connection, peer, None))
         }
         Err(goodbye) => {
             connection.close(goodbye.code.to_u32().into(), &goodbye.reason());

@@ -21,6 +21,7 @@ mod endpoint;
 mod goodbye;
 mod greeting;
 pub mod join;
+mod knock;
 pub mod pki;
 mod quic;
 mod tls;
@@ -28,7 +29,7 @@ pub mod tunnel;
 
 pub use admission::Admission;
 pub use connection::{Closed, Connection, MAX_STREAMS, PeerIdentity, Stream, StreamKind, Transport};
-pub use dial::{DialError, DialTimes, Dialer, QuicAvailable, Transports, shared_socket};
+pub use dial::{DialError, DialTimes, Dialer, QuicAvailable, SharedSocket, Transports, shared_socket};
 pub use endpoint::{Accepted, BindError, Gate, HubConfig, HubEndpoint, HubLimits, OpenGate};
 pub use goodbye::{CloseCode, Goodbye};
 pub use tls::{TimeFloor, Trust};

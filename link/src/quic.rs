@@ -6,6 +6,7 @@ use std::time::Duration;
 use quinn::{
     ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt,
 };
+use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::connection::MAX_STREAMS;
@@ -48,9 +49,22 @@ pub(crate) fn transport(idle: Duration, uni: u32, bulk: bool) -> Arc<TransportCo
     Arc::new(config)
 }
 
-/// The hub's socket-wide parameters.
-pub(crate) fn hub_endpoint() -> EndpointConfig {
-    with_cid(HUB_CID)
+/// The hub's socket-wide parameters. `reset` signs the answers to packets of unknown connections.
+pub(crate) fn hub_endpoint(reset: hmac::Key) -> EndpointConfig {
+    let mut config = with_cid(HUB_CID);
+    config
+        .reset_key(Arc::new(reset))
+        // After a restart the packets of a whole fleet come at once. A reset is always smaller than the packet it answers and costs
+        // less than any other answer, so nothing is gained by holding them back.
+        .min_reset_interval(Duration::ZERO);
+    config
+}
+
+/// The key by which a gateway knows that it is the hub, and nobody on the way, who says that it does not know a connection any more.
+/// It comes from the server's private key, so that a hub which was killed and started again can say so of its predecessor's connections.
+pub(crate) fn reset_key(server_key_der: &[u8]) -> hmac::Key {
+    let label = hmac::Key::new(hmac::HMAC_SHA256, b"kurator QUIC stateless reset");
+    hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&label, server_key_der).as_ref())
 }
 
 /// A gateway's socket carries one connection, so packets towards it need no id at all. `shared` sockets (many simulated gateways on

@@ -341,7 +341,8 @@ impl HubCa {
 
     /// Reads `server.crt` and `server.key` in `dir`, or makes them anew: when they are missing or damaged, when `names` (DNS names and
     /// addresses people use, without ports) are others than those inside, when a third of their life is left, or when another CA
-    /// signed them. `true` says that they are new.
+    /// signed them. `true` says that they are new. A good pair's key is kept: it lets a hub that is started again tell gateways that it does
+    /// not know their connections.
     ///
     /// # Errors
     /// When a file cannot be read or written or a name cannot stand in a certificate.
@@ -352,13 +353,17 @@ impl HubCa {
         now_ms: u64,
     ) -> Result<(ServerCert, bool), PkiError> {
         let (cert_path, key_path) = (dir.join("server.crt"), dir.join("server.key"));
+        let mut key = None;
         if let (Some(chain_pem), Some(key_pem)) = (read(&cert_path)?, read(&key_path)?) {
             let kept = Credential { chain_pem, key_pem };
-            if self.server_is_current(&kept, names, now_ms) {
-                return Ok((kept, false));
+            if let Some((info, own)) = self.server_of_ours(&kept) {
+                if self.server_is_current(info, names, now_ms) {
+                    return Ok((kept, false));
+                }
+                key = Some(own);
             }
         }
-        let made = self.issue_server(names, now_ms)?;
+        let made = self.sign_server(key.map_or_else(KeyPair::generate, Ok)?, names, now_ms)?;
         // A power cut between the two leaves a pair that does not match, which the check above finds.
         write_atomic(&key_path, made.key_pem.as_bytes(), 0o600)?;
         write_atomic(&cert_path, made.chain_pem.as_bytes(), 0o600)?;
@@ -370,7 +375,10 @@ impl HubCa {
     /// # Errors
     /// When a name cannot stand in a certificate.
     pub fn issue_server(&self, names: &[String], now_ms: u64) -> Result<ServerCert, PkiError> {
-        let key = KeyPair::generate()?;
+        self.sign_server(KeyPair::generate()?, names, now_ms)
+    }
+
+    fn sign_server(&self, key: KeyPair, names: &[String], now_ms: u64) -> Result<ServerCert, PkiError> {
         let from = self.issue_from(now_ms);
         let leaf = self.0.sign(
             Leaf {
@@ -392,19 +400,20 @@ impl HubCa {
         })
     }
 
-    fn server_is_current(&self, kept: &Credential, names: &[String], now_ms: u64) -> bool {
-        let Ok(chain) = kept.chain() else { return false };
-        let Ok(info) = Cert::parse(&chain[0]) else { return false };
+    /// What a pair says and its key, if it is one and this CA signed it.
+    fn server_of_ours(&self, kept: &Credential) -> Option<(Cert, KeyPair)> {
+        let chain = kept.chain().ok()?;
+        let info = Cert::parse(chain.first()?).ok()?;
+        let key = KeyPair::from_pem(&kept.key_pem).ok()?;
+        let ours = Pin::of_spki(&key.subject_public_key_info()) == info.pin && chain.last() == Some(&self.0.cert);
+        ours.then_some((info, key))
+    }
+
+    fn server_is_current(&self, info: Cert, names: &[String], now_ms: u64) -> bool {
         let Ok(wanted) = server_sans(names) else { return false };
-        let Ok(key) = KeyPair::from_pem(&kept.key_pem) else {
-            return false;
-        };
         let life = info.not_after_ms.saturating_sub(info.not_before_ms);
         let now_ms = self.issue_from(now_ms) * 1000;
-        Pin::of_spki(&key.subject_public_key_info()) == info.pin
-            && chain.last() == Some(&self.0.cert)
-            && info.sans.into_iter().collect::<BTreeSet<_>>() == wanted
-            && info.not_after_ms.saturating_sub(now_ms) > life / 3
+        info.sans.into_iter().collect::<BTreeSet<_>>() == wanted && info.not_after_ms.saturating_sub(now_ms) > life / 3
     }
 
     /// Signs a gateway's certificate. Only the public key comes from `csr` (DER, at most [`MAX_CSR`](super::MAX_CSR) bytes), and only

@@ -220,8 +220,11 @@ fn the_server_certificate_is_kept_while_it_is_right() {
     assert!(!again(&turned, NOW), "order and case do not matter");
     assert!(again(&asked, NOW + 300 * DAY_MS), "less than a third is left");
     assert!(again(&names(&["hub.example.com"]), NOW), "the names changed");
+    let key = || fs::read_to_string(dir.path().join("server.key")).unwrap();
+    assert_eq!(key(), first.key_pem, "a new certificate, the same key");
     fs::write(dir.path().join("server.key"), "torn").unwrap();
     assert!(again(&names(&["hub.example.com"]), NOW), "damaged");
+    assert_ne!(key(), first.key_pem);
     let other = tempfile::tempdir().unwrap();
     let other_ca = HubCa::load_or_create(other.path(), NOW).unwrap();
     for file in ["server.crt", "server.key"] {

@@ -6,6 +6,7 @@ mod access;
 mod crowd;
 mod harness;
 mod joining;
+mod restart;
 mod sessions;
 mod transports;
 mod tunnels;

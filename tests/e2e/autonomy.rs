@@ -196,7 +196,11 @@ async fn a_half_open_link_is_noticed_by_both_sides() {
     })
     .await;
     eventually("the gateway to notice", async || {
-        pair.edge.log().to_lowercase().contains("link lost").then_some(())
+        pair.edge
+            .log()
+            .to_lowercase()
+            .contains("session with the hub ended")
+            .then_some(())
     })
     .await;
     pair.relay.set(Weather::FAIR);

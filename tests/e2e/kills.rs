@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rumqttc::{AsyncClient, Event, MqttOptions, Outgoing, Packet, QoS};
 use serde_json::{Value, json};
-use tests::{Edge, Pair, eventually, get};
+use tests::{Edge, Pair, eventually, get, kubectl};
 
 const UPDATE: &str = "$hw/events/device/default/press-01/twin/update";
 const STATUS: &str = "/apis/devices.kubeedge.io/v1beta1/namespaces/default/devicestatuses/press-01";
@@ -99,6 +99,13 @@ async fn count(edge: &Edge) -> Option<u64> {
 async fn a_hundred_kills_lose_no_acknowledged_report() {
     let mut pair = Pair::start().await;
     pair.with_press("press-01").await;
+    let history = json!({"spec": {"properties": [{"name": "cycles", "reportToCloud": true}]}}).to_string();
+    kubectl(
+        &pair.hub.kubeconfig(),
+        &["patch", "device", "press-01", "--type=merge", "-p", &history],
+    )
+    .await
+    .good();
     let device = Counter::start(pair.edge.mqtt());
     for round in 0..100 {
         let before = device.acknowledged();

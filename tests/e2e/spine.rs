@@ -167,7 +167,7 @@ async fn what_the_model_forbids_is_refused_in_the_cloud_and_at_the_gateway() {
     let mut results = Subscriber::start(pair.edge.mqtt(), &format!("{UPDATE}/result"), &[]).await;
     for (payload, code, named) in [
         (report("temperature", "hot"), 400, "temperature"),
-        (report("nosuch", "1"), 400, "nosuch"),
+        (report("nosuch", "1"), 404, "nosuch"),
         ("{\"event_id\":\"e2e\",\"timestamp\":1}".to_owned(), 400, "twin"),
         ("{\"event_id\":\"e2e\",".to_owned(), 400, ""),
     ] {

@@ -258,6 +258,24 @@ impl Edge {
         .await;
         self.child = Some(child);
         self.run = run;
+        self.until_api().await;
+    }
+
+    /// Waits until its own API answers: devices come first at an agent's start.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    async fn until_api(&self) {
+        eventually("the agent to be ready", async || {
+            let address = self.run["health"]
+                .as_str()
+                .expect("the agent says where its health port is");
+            let (status, _) = kurator::ask(address.trim_start_matches("http://"), "/readyz")
+                .await
+                .ok()?;
+            (status == 200).then_some(())
+        })
+        .await;
     }
 
     /// SIGKILL.

@@ -242,7 +242,11 @@ impl Bound {
             }
             drop(starting);
             let endpoint = Arc::new(self.endpoint);
-            tokio::join!(accepting.accept(Arc::clone(&endpoint)), keeper.keep(endpoint, stopping));
+            tokio::join!(
+                Arc::clone(&accepting).accept(Arc::clone(&endpoint)),
+                accepting.knock(&endpoint),
+                keeper.keep(Arc::clone(&endpoint), stopping),
+            );
         }));
         write_run_file(&self.config.data_dir, self.addresses)?;
         tracing::info!(listen = %self.addresses.listen, api = %self.addresses.api, health = %self.addresses.health, "ready");

@@ -1,10 +1,12 @@
 //! The connected gateways: one session each, what it should hold and what it said.
 //!
 //! [`Fleet`] takes connections from the gateways' port and gives each a task ([`session`]). [`registry`] knows who is connected;
-//! [`claims`] decides which of two sessions speaks for a node; [`journal`] is where gateways' records end.
+//! [`claims`] decides which of two sessions speaks for a node; [`journal`] is where gateways' records end; [`knock`] calls back those
+//! whose hub was killed.
 
 mod claims;
 mod journal;
+mod knock;
 mod outbox;
 mod registry;
 mod session;
@@ -28,6 +30,7 @@ use crate::gateway::AsUser;
 use crate::metrics::Metrics;
 use crate::upstream::{Index, Objects, Writer};
 
+pub(crate) use knock::last_seen;
 pub(crate) use outbox::Outbox;
 pub(crate) use registry::{Live, Registry};
 

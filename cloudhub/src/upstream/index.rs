@@ -2,6 +2,7 @@
 //! reported, and who is listening. Behind one lock, so that a session that begins misses no change and sees none twice.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::{Hash, Inventory, SourceSet};
@@ -18,6 +19,8 @@ struct State {
     listeners: HashMap<Arc<str>, (u64, Arc<Outbox>)>,
     /// A list of all Devices was seen, and one of all DeviceStatuses.
     listed: (bool, bool),
+    /// Gateways that were connected when an earlier process ended, and where; until they are asked for.
+    left_behind: Vec<(Arc<str>, SocketAddr)>,
 }
 
 /// Shared by watches, sessions and the writer.
@@ -88,6 +91,16 @@ impl Index {
         let nodes = deltas.iter().map(|d| Arc::clone(&d.node)).collect();
         Self::tell(&state, deltas);
         nodes
+    }
+
+    /// The first list shows a gateway as connected, which it is not to this process.
+    pub(crate) fn left_behind(&self, node: Arc<str>, address: SocketAddr) {
+        self.lock().left_behind.push((node, address));
+    }
+
+    /// All of these, once.
+    pub(crate) fn take_left_behind(&self) -> Vec<(Arc<str>, SocketAddr)> {
+        std::mem::take(&mut self.lock().left_behind)
     }
 
     /// A list of all devices was seen: what was not in it is gone. The gone ones are returned.

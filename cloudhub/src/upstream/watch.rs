@@ -19,6 +19,7 @@ use super::desired::{DeviceEntry, Name};
 use super::index::Index;
 use super::queue::Urgency;
 use super::writer::{Job, Writer, hash_of};
+use crate::fleet::last_seen;
 
 /// What the watches share.
 #[derive(Clone, Debug)]
@@ -236,14 +237,22 @@ impl Watches {
     fn edge_nodes(&self) -> impl FnMut(Told<DynamicObject>) + Send + use<> {
         let (index, writer) = (Arc::clone(&self.index), self.writer.clone());
         let mut seen: Seen<Arc<str>> = None;
+        // Only the first list is what an earlier process left; later ones are this one's own words.
+        let mut first = true;
         move |told| match told {
             Told::ListBegins => seen = Some(HashSet::new()),
-            Told::ListEnds => index.edge_nodes_listed(&seen.take().unwrap_or_default()),
+            Told::ListEnds => {
+                first = false;
+                index.edge_nodes_listed(&seen.take().unwrap_or_default());
+            }
             Told::Gone(object) => drop(index.edge_node(&name(&object.metadata).1, None)),
             Told::Now(object) => {
                 let name = name(&object.metadata).1;
                 let key = body::key(EDGE, "edgenodes", "", &name);
                 let node = text_at(&object, "/spec/nodeInfo/nodeID").unwrap_or_else(|| Arc::clone(&name));
+                if first && let Some(at) = object.data.get("status").and_then(last_seen) {
+                    index.left_behind(Arc::clone(&node), at);
+                }
                 // Without its status: that is what the hub itself says about the gateway.
                 let bytes = body::desired_body(whole(object, "edge.kubeedge.io/v1", "EdgeNode"), false);
                 let body = Body::new(&key, bytes);

@@ -147,6 +147,8 @@ impl Agent {
             health: health.local_addr().ok(),
             mqtt: bus.address(),
         };
+        // Before anybody can ask.
+        let block = ready.block("api");
         let page = Arc::clone(&metrics);
         drop(outer.spawn(daemon::health::serve(
             health,
@@ -163,7 +165,6 @@ impl Agent {
             stamps: stamps.clone(),
         };
         let (api_in, api_out) = watch::channel(None);
-        let block = ready.block("api");
         drop(outer.spawn(run_api(meta, api, api_in, block, outer.clone())));
         let uplink = Uplink {
             node: node.clone(),
@@ -270,8 +271,7 @@ async fn run_api(meta: Meta, listener: TcpListener, up: watch::Sender<Option<Api
         let server = meta.build(drain.clone()).await?;
         up.send_replace(Some(server.clone()));
         drop(drain.spawn(meta.clone().follow_labels(drain.clone())));
-        drop(block);
-        meta.serve(server, listener, at, drain.clone()).await
+        meta.serve(server, listener, at, block, drain.clone()).await
     };
     if let Err(e) = served.await {
         tracing::error!(error = %e, "The local API does not run.");

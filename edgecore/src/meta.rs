@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use daemon::clock::wall_ms;
 use daemon::drain::Drain;
+use daemon::ready::Block;
 use device_models::CRDS;
 use link::pki::{Cert, Kubeconfig, LocalCa, PkiError, write_kubeconfig};
 use metastore::api::{ApiServer, BuildError, Identify, User, builtin_kinds, serve};
@@ -81,6 +82,7 @@ impl Meta {
         server: ApiServer,
         listener: TcpListener,
         at: SocketAddr,
+        block: Block,
         drain: Drain,
     ) -> Result<(), MetaError> {
         let meta = self.clone();
@@ -91,6 +93,8 @@ impl Meta {
             let cert = Cert::parse(cert).ok()?;
             Some(User::new(cert.common_name, cert.organizations))
         });
+        // The kubeconfig stands and the listener accepts.
+        drop(block);
         serve(listener, Arc::new(tls), identify, server, drain).await;
         Ok(())
     }

@@ -172,6 +172,9 @@ pub struct JoinArgs {
     /// Say what would be done; contact nobody, write nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// Get a new identity from the same hub although this machine has one: after it was revoked or ran out. Devices and data stay.
+    #[arg(long)]
+    pub again: bool,
 }
 
 /// `kurator reset …`

@@ -147,9 +147,7 @@ async fn a_revoked_gateway_is_out_and_stays_out_after_a_hub_restart() {
     let token = pair.hub.token(&["--node", "gw-1"]).await;
     pair.edge.stop().await;
     let folder = pair.edge.folder().to_owned();
-    std::fs::remove_dir_all(folder.join("etc/pki")).unwrap();
-    std::fs::remove_file(folder.join("etc/edgecore.yaml")).unwrap();
-    Edge::join(&folder, "gw-1", &token).await.good();
+    Edge::join_with(&folder, "gw-1", &token, &["--again"]).await.good();
     pair.edge.start_again().await;
     pair.hub.until_in_sync("gw-1").await;
 }

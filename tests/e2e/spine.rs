@@ -297,11 +297,13 @@ async fn an_edge_node_manifest_registers_a_gateway_before_it_joins() {
         (labels.out == "east-china").then_some(())
     })
     .await;
-    let status = kubectl(
-        &hub,
-        &["get", "edgenode", "edge-node-01", "-o", "jsonpath={.status.connected}"],
-    )
-    .await
-    .good();
-    assert_eq!(status, "true");
+    eventually("the EdgeNode to say connected", async || {
+        let status = kubectl(
+            &hub,
+            &["get", "edgenode", "edge-node-01", "-o", "jsonpath={.status.connected}"],
+        )
+        .await;
+        (status.out == "true").then_some(())
+    })
+    .await;
 }

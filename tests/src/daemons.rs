@@ -204,6 +204,14 @@ pub struct Edge {
 impl Edge {
     /// Runs `kurator join edge` for a folder of its own; starts nothing.
     pub async fn join(folder: &Path, name: &str, token: &str) -> Ended {
+        Self::join_with(folder, name, token, &[]).await
+    }
+
+    /// The same with more arguments.
+    ///
+    /// # Panics
+    /// When the token's file cannot be written.
+    pub async fn join_with(folder: &Path, name: &str, token: &str, more: &[&str]) -> Ended {
         std::fs::create_dir_all(folder).expect("the folder can be made");
         let file = folder.join("token");
         std::fs::write(&file, token).expect("the token can be written");
@@ -213,7 +221,8 @@ impl Edge {
             .arg("--config-dir")
             .arg(folder.join("etc"))
             .arg("--data-dir")
-            .arg(folder.join("data")))
+            .arg(folder.join("data"))
+            .args(more))
         .await
     }
 

@@ -26,8 +26,11 @@ pub(crate) async fn run(arguments: JoinArgs) -> Result<(), Failure> {
     let token = read_token(&arguments)?;
     let name = node_name(&arguments)?;
     let place = Place::new(&arguments);
-    if let Some(joined) = place.joined(&token)? {
-        say::remark(&format!("already joined as {joined}: nothing to do"));
+    let joined = place.joined(&token)?;
+    if let Some(joined) = joined.filter(|_| !arguments.again) {
+        say::remark(&format!(
+            "already joined as {joined}: nothing to do (--again gets a new identity)"
+        ));
         return Ok(());
     }
     if arguments.dry_run {
@@ -323,6 +326,7 @@ mod tests {
             data_dir: folder.join("data"),
             no_service: true,
             dry_run: false,
+            again: false,
         }
     }
 

@@ -10,4 +10,4 @@ mod token;
 pub(crate) use directory::Directory;
 pub(crate) use identity::{Certificate, IdentityRefusal};
 pub(crate) use join::{answer, hex};
-pub(crate) use token::{MAX_TTL_SECONDS, MAX_USES, TokenRecord};
+pub(crate) use token::{MAX_TTL_SECONDS, MAX_USES, TokenRecord, good_label};

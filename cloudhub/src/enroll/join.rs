@@ -1,7 +1,7 @@
 //! Answers a gateway that wants to join: looks at its token, signs its key, records both, and only then says yes.
 //!
 //! Checks, in this order: the request's version; the token (known with that secret, not revoked, not expired, uses left, for this
-//! node); the name; whether the name is taken; the certificate request. Whoever does not know a token's secret learns nothing else.
+//! node); the name and labels; whether the name is taken; the certificate request. Whoever does not know a token's secret learns nothing else.
 //!
 //! A name is taken while its identity has a certificate in time and was not revoked. Only a token bound to that name takes it over
 //! (a gateway that was replaced or lost its disk): its earlier certificates are void from then on and its live session is ended.
@@ -17,7 +17,7 @@ use proto::join::{Admitted, JoinCode, JoinRefusal, JoinRequest};
 
 use super::directory::{Directory, Joined};
 use super::identity::{Certificate, Identity};
-use super::token::{TokenRecord, TokenRefusal};
+use super::token::{TokenRecord, TokenRefusal, good_label};
 use crate::config::Config;
 
 /// How long a repeated request counts as the same.
@@ -170,6 +170,14 @@ fn decide(
         let what =
             format!("{node:?} cannot be a node's name: it has lower-case letters, digits, '-' and '.', as a DNS name");
         return Err(refuse(JoinCode::BadRequest, what, "choose one with --node-name"));
+    }
+    if let Some((key, value)) = request.labels.iter().find(|(k, v)| !good_label(k, v)) {
+        let what = format!("{key}={value} is no label");
+        return Err(refuse(
+            JoinCode::BadRequest,
+            what,
+            "labels are key=value of letters, digits, '-', '_' and '.', at most 63 long",
+        ));
     }
     let is_bound = token.node.as_deref() == Some(node);
     if !again && !is_bound {

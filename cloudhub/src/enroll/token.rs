@@ -122,6 +122,19 @@ impl TokenRecord {
     }
 }
 
+/// A label as Kubernetes takes it: an optional prefix, a name, and a value of at most 63 plain characters.
+pub(crate) fn good_label(key: &str, value: &str) -> bool {
+    let word = |t: &str| {
+        let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+        t.len() <= 63
+            && edge(t.as_bytes().first())
+            && edge(t.as_bytes().last())
+            && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    };
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(p, n)| (Some(p), n));
+    word(name) && prefix.is_none_or(link::pki::is_node_name) && (value.is_empty() || word(value))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,5 +188,22 @@ mod tests {
         assert_eq!(back, t);
         assert!(!t.forgettable(2000 + FORGET_AFTER_MS - 1));
         assert!(t.forgettable(2000 + FORGET_AFTER_MS));
+    }
+
+    #[test]
+    fn labels_are_kubernetes_labels() {
+        for (k, v) in [("region", "east-china"), ("kurator.dev/site", ""), ("a", "1.2_3")] {
+            assert!(good_label(k, v), "{k}={v}");
+        }
+        for (k, v) in [
+            ("", "x"),
+            ("a b", "x"),
+            ("a", "b c"),
+            ("/a", "x"),
+            ("a", "-x"),
+            ("A/B/c", "x"),
+        ] {
+            assert!(!good_label(k, v), "{k}={v}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! each only when it is safe. Between those it waits and holds nothing but the two sets.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -59,19 +60,8 @@ pub(crate) async fn serve(fleet: Arc<Fleet>, connection: Connection) {
         return;
     };
     let epoch = fleet.next_epoch();
-    let config = fleet.session_config(epoch);
-    let session = Session::hub(config, &node, daemon::clock::since_start());
-    let (driver, handle, events) = driver::drive(session, stream);
-    let cancel = fleet.drain.token().clone();
-    let run = Run {
-        fleet: &fleet,
-        connection: &connection,
-        node: Arc::clone(&node),
-        serial: peer.serial.clone(),
-        epoch,
-    };
-    let driving = Box::pin(driver.run(cancel));
-    let (outcome, live) = tokio::join!(driving, Box::pin(run.until_end(handle, events)));
+    let (driving, working) = both_sides(&fleet, &connection, &node, peer.serial, epoch, stream);
+    let (outcome, live) = tokio::join!(driving, working);
     let code = match &outcome.end {
         driver::End::Session(_) => CloseCode::Protocol,
         driver::End::Closed if fleet.drain.is_stopping() => CloseCode::GoingAway,
@@ -86,6 +76,31 @@ pub(crate) async fn serve(fleet: Arc<Fleet>, connection: Connection) {
             fleet.writer.presence(&node);
         }
     }
+}
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The session's driver and its application, each in a box. Not an async function: what is only moved here would otherwise have its
+/// place in the task of every gateway for as long as it is connected.
+fn both_sides<'a>(
+    fleet: &'a Arc<Fleet>,
+    connection: &'a Connection,
+    node: &Arc<str>,
+    serial: String,
+    epoch: u64,
+    stream: Stream,
+) -> (Boxed<'a, driver::Outcome>, Boxed<'a, Option<Arc<Live>>>) {
+    let session = Session::hub(fleet.session_config(epoch), node, daemon::clock::since_start());
+    let (driver, handle, events) = driver::drive(session, stream);
+    let run = Run {
+        fleet,
+        connection,
+        node: Arc::clone(node),
+        serial,
+        epoch,
+    };
+    let driving = Box::pin(driver.run(fleet.drain.token().clone()));
+    (driving, Box::pin(run.until_end(handle, events)))
 }
 
 /// The stream that the session runs on: the first that says so.

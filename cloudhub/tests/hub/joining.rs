@@ -57,6 +57,10 @@ async fn every_refusal_has_its_own_name() {
 
     let failure = enrol(&many, "no-such-node-name-.").await.err().unwrap();
     assert!(matches!(failure, JoinFailure::Refused(r) if r.code == JoinCode::BadRequest));
+    let (parsed, key) = (many.parse::<JoinToken>().unwrap(), NodeKey::generate().unwrap());
+    let mut question = request(&parsed, "gw-5", &key);
+    question.labels.insert("not a label".to_owned(), "x".to_owned());
+    assert_eq!(refused(ask(&parsed, &key, question).await), JoinCode::BadRequest);
     let garbled = many.replace(&many[20..24], "AAAA");
     assert!(
         matches!(

@@ -140,6 +140,8 @@ impl Fleet {
 
 async fn join(token: &JoinToken, socket: link::SharedSocket, name: String) -> anyhow::Result<Identity> {
     let key = NodeKey::generate()?;
+    // The same over all attempts: a hub that admitted us and whose answer was lost then knows us again.
+    let nonce: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(32).collect();
     let mut wait = FullJitter::new(Duration::from_millis(100), Duration::from_secs(2));
     for attempt in 0.. {
         let request = JoinRequest {
@@ -151,10 +153,7 @@ async fn join(token: &JoinToken, socket: link::SharedSocket, name: String) -> an
             labels: BTreeMap::new(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             arch: std::env::consts::ARCH.to_owned(),
-            nonce: std::iter::repeat_with(|| fastrand::u8(..))
-                .take(32)
-                .collect::<Vec<u8>>()
-                .into(),
+            nonce: nonce.clone().into(),
         };
         let dialer = Dialer::join(Pin(token.pin))
             .transports(Transports::QuicOnly)

@@ -1,4 +1,4 @@
-//! The hub put together, in three steps that tests can stop between: [`Config`](crate::Config) is only read; [`Bound`] has its
+//! The hub put together, in three steps that tests can stop between: [`Config`] is only read; [`Bound`] has its
 //! store open and its sockets bound, and nothing runs; [`Hub`] runs.
 //!
 //! It stops in the order in which things depend on each other: gateways are told, sessions and requests end, the writer stops,

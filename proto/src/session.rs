@@ -330,14 +330,8 @@ impl Session {
                 self.events.push_back(Event::Acked { keys });
                 Ok(())
             }
-            (Role::Hub { inbox, .. }, Kind::Journal(journal)) => {
-                self.events.extend(inbox.on_records(&journal)?);
-                Ok(())
-            }
-            (Role::Hub { inbox, .. }, Kind::JournalDropped(dropped)) => {
-                self.events.extend(inbox.on_dropped(&dropped)?);
-                Ok(())
-            }
+            (Role::Hub { inbox, .. }, Kind::Journal(journal)) => inbox.on_records(&journal, &mut self.events),
+            (Role::Hub { inbox, .. }, Kind::JournalDropped(dropped)) => inbox.on_dropped(&dropped, &mut self.events),
             (Role::Edge { outbox, .. }, Kind::JournalAck(ack)) => {
                 self.events.extend(outbox.on_ack(&ack)?);
                 Ok(())
@@ -376,13 +370,23 @@ impl Session {
                 self.mirror.on_report(digest);
             }
         }
+        match &mut self.role {
+            _ if heartbeat.journals.is_empty() => {}
+            Role::Hub { inbox, .. } if heartbeat.journals.len() <= limits::MAX_STREAMS => {
+                for state in &heartbeat.journals {
+                    self.events.extend(inbox.accepted(&state.stream, state.accepted_to)?);
+                }
+            }
+            Role::Hub { .. } => return Err(SessionError::TooMany("journal streams")),
+            Role::Edge { .. } => return Err(SessionError::Unexpected("the states of journals")),
+        }
         if !heartbeat.answer {
             self.pulse.owe_answer();
         }
         Ok(())
     }
 
-    /// A heartbeat with the digests that have changed since they were last told.
+    /// A heartbeat with the digests and the journals that have changed since they were last told.
     fn heartbeat(&mut self, answer: bool) -> Kind {
         let news = |session: &mut Self, set: SetKind| {
             let digest = if set == session.source_kind() {
@@ -401,6 +405,10 @@ impl Session {
             answer,
             desired,
             observed,
+            journals: match &mut self.role {
+                Role::Edge { outbox, .. } => outbox.news(),
+                Role::Hub { .. } => Vec::new(),
+            },
         })
     }
 

@@ -276,7 +276,11 @@ impl<'u> Live<'u> {
             // How it ended stands in the driver's outcome.
             Event::PeerClosed { .. } => None,
             // Those are told to hubs.
-            Event::Hello { .. } | Event::Journal { .. } | Event::JournalDropped { .. } | Event::Rotate { .. } => None,
+            Event::Hello { .. }
+            | Event::JournalAccepted { .. }
+            | Event::Journal { .. }
+            | Event::JournalDropped { .. }
+            | Event::Rotate { .. } => None,
         }
     }
 

@@ -100,6 +100,15 @@ pub enum Event {
         /// Why.
         reason: DropReason,
     },
+    /// Hub: the gateway has accepted records up to here, more than this session's events said before. What of them is not stored yet
+    /// waits at the gateway or is on its way. Comes before the records that told it; what was so at the beginning stands in
+    /// [`Event::Hello`].
+    JournalAccepted {
+        /// Which stream.
+        stream: Arc<str>,
+        /// Highest number accepted.
+        accepted_to: u64,
+    },
     /// Edge: the hub has everything up to the cursor; trim.
     JournalAcked {
         /// Which stream.

@@ -31,7 +31,7 @@ pub(super) struct Greeting {
 impl Session {
     /// The gateway's side: says Hello. `observed` is the own set, `desired` what the store holds of the hub's.
     pub fn edge(config: EdgeConfig, observed: SourceSet, desired: Inventory, now: Now) -> Self {
-        let outbox = Outbox::new(&config.journals);
+        let mut outbox = Outbox::new(&config.journals);
         let told = [desired.digest(), observed.digest()];
         let window = clamp_window(config.window);
         let hello = wire::Hello {

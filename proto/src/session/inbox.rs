@@ -3,7 +3,7 @@
 //! Owns cursors. Each number of a stream passes to the application once, as a record or inside a dropped range, in order; it is
 //! acknowledged when the application says that it is stored. Never holds more unstored bytes than the window it announced.
 
-use super::config::{DropReason, DroppedRange, StoredCursor};
+use super::config::{DropReason, StoredCursor};
 use super::event::{Event, SessionError};
 use super::outbox::stream_is_good;
 use crate::codec::count_fields;
@@ -28,6 +28,8 @@ struct Stream {
     stored: u64,
     dropped: u64,
     received: u64,
+    /// Highest number that the gateway said it accepted.
+    accepted: u64,
     /// With the application, in order.
     pieces: VecDeque<Piece>,
     ack: bool,
@@ -55,19 +57,16 @@ impl Inbox {
                 dropped,
                 ..
             } = cursor;
-            self.streams.push(Stream {
-                name,
-                stored,
-                dropped,
-                received: stored,
-                pieces: VecDeque::new(),
-                ack: false,
-            });
+            self.streams.push(Stream::new(name, stored, dropped));
         }
         self.streams.iter().map(Stream::ack).collect()
     }
 
-    pub(super) fn on_records(&mut self, journal: &wire::Journal) -> Result<Option<Event>, SessionError> {
+    pub(super) fn on_records(
+        &mut self,
+        journal: &wire::Journal,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), SessionError> {
         let raw = compress::unpack(
             journal.encoding,
             journal.length as usize,
@@ -89,36 +88,65 @@ impl Inbox {
             .first_seq
             .checked_add(count - 1)
             .ok_or(SessionError::Field("journal number"))?;
-        let Some((stream, from)) = self.place(&journal.stream, journal.first_seq, to, cost, false)? else {
-            return Ok(None);
-        };
-        records.drain(..(from - journal.first_seq) as usize);
-        Ok(Some(Event::Journal {
-            stream,
-            first_seq: from,
-            records,
-        }))
+        let new = self.place(&journal.stream, journal.first_seq, to, cost, false)?;
+        events.extend(self.accepted(&journal.stream, journal.accepted_to.max(to))?);
+        if let Some((stream, from)) = new {
+            records.drain(..(from - journal.first_seq) as usize);
+            events.push_back(Event::Journal {
+                stream,
+                first_seq: from,
+                records,
+            });
+        }
+        Ok(())
     }
 
-    pub(super) fn on_dropped(&mut self, gone: &wire::JournalDropped) -> Result<Option<Event>, SessionError> {
+    pub(super) fn on_dropped(
+        &mut self,
+        gone: &wire::JournalDropped,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), SessionError> {
         if gone.from > gone.to {
             return Err(SessionError::Field("dropped range"));
         }
-        let Some((stream, from)) = self.place(&gone.stream, gone.from, gone.to, limits::ENTRY_COST, true)? else {
+        let new = self.place(&gone.stream, gone.from, gone.to, limits::ENTRY_COST, true)?;
+        events.extend(self.accepted(&gone.stream, gone.accepted_to.max(gone.to))?);
+        if let Some((stream, from)) = new {
+            events.push_back(Event::JournalDropped {
+                stream,
+                from,
+                to: gone.to,
+                reason: DropReason::try_from(gone.reason).unwrap_or(DropReason::Unspecified),
+            });
+        }
+        Ok(())
+    }
+
+    /// The gateway says how much it accepted; an event when that is more than before.
+    pub(super) fn accepted(&mut self, name: &str, accepted_to: u64) -> Result<Option<Event>, SessionError> {
+        let stream = self.stream(name)?;
+        if accepted_to <= stream.accepted {
             return Ok(None);
+        }
+        stream.accepted = accepted_to;
+        let stream = stream.name.clone();
+        Ok(Some(Event::JournalAccepted { stream, accepted_to }))
+    }
+
+    /// The stream of a name, a new one if there is none yet.
+    fn stream(&mut self, name: &str) -> Result<&mut Stream, SessionError> {
+        if !stream_is_good(name) {
+            return Err(SessionError::Field("stream"));
+        }
+        let at = match self.streams.iter().position(|stream| *stream.name == *name) {
+            Some(at) => at,
+            None if self.streams.len() >= limits::MAX_STREAMS => return Err(SessionError::TooMany("journal streams")),
+            None => {
+                self.streams.push(Stream::new(name.into(), 0, 0));
+                self.streams.len() - 1
+            }
         };
-        let reason = DropReason::try_from(gone.reason).unwrap_or(DropReason::Unspecified);
-        let DroppedRange { from, to, reason } = DroppedRange {
-            from,
-            to: gone.to,
-            reason,
-        };
-        Ok(Some(Event::JournalDropped {
-            stream,
-            from,
-            to,
-            reason,
-        }))
+        Ok(&mut self.streams[at])
     }
 
     /// Finds the place of from..=to in its stream: the part that is new, or nothing when all of it is known.
@@ -130,29 +158,11 @@ impl Inbox {
         cost: usize,
         dropped: bool,
     ) -> Result<Option<(Arc<str>, u64)>, SessionError> {
-        if !stream_is_good(name) {
-            return Err(SessionError::Field("stream"));
-        }
         let too_much = self.held > 0 && self.held + cost > self.window;
         if too_much || self.pieces >= limits::MAX_IN_FLIGHT {
             return Err(SessionError::TooMany("journal bytes"));
         }
-        let at = match self.streams.iter().position(|stream| *stream.name == *name) {
-            Some(at) => at,
-            None if self.streams.len() >= limits::MAX_STREAMS => return Err(SessionError::TooMany("journal streams")),
-            None => {
-                self.streams.push(Stream {
-                    name: name.into(),
-                    stored: 0,
-                    dropped: 0,
-                    received: 0,
-                    pieces: VecDeque::new(),
-                    ack: false,
-                });
-                self.streams.len() - 1
-            }
-        };
-        let stream = &mut self.streams[at];
+        let stream = self.stream(name)?;
         if from == 0 || from - 1 > stream.received || to == u64::MAX {
             return Err(SessionError::Order {
                 what: "journal",
@@ -171,9 +181,10 @@ impl Inbox {
             cost,
             dropped_from: dropped.then_some(from),
         });
+        let name = stream.name.clone();
         self.held += cost;
         self.pieces += 1;
-        Ok(Some((stream.name.clone(), from)))
+        Ok(Some((name, from)))
     }
 
     /// The application has stored or accounted everything up to `cursor`.
@@ -215,6 +226,18 @@ impl Inbox {
 }
 
 impl Stream {
+    fn new(name: Arc<str>, stored: u64, dropped: u64) -> Self {
+        Self {
+            name,
+            stored,
+            dropped,
+            received: stored,
+            accepted: stored,
+            pieces: VecDeque::new(),
+            ack: false,
+        }
+    }
+
     fn ack(&self) -> wire::JournalAck {
         wire::JournalAck {
             stream: self.name.to_string(),

@@ -32,6 +32,8 @@ struct Stream {
     name: Arc<str>,
     priority: u8,
     accepted: u64,
+    /// What the hub was last told of `accepted`.
+    told: u64,
     /// Everything up to here is ready, sent or told as dropped.
     done: u64,
     acked: u64,
@@ -88,6 +90,7 @@ impl Outbox {
             name: cursor.stream,
             priority: cursor.priority,
             accepted: cursor.accepted_to,
+            told: 0,
             done: 0,
             acked: 0,
             dropped: VecDeque::new(),
@@ -110,17 +113,23 @@ impl Outbox {
         self.streams.get_mut(at)
     }
 
-    pub(super) fn hello(&self) -> Vec<wire::JournalState> {
-        let state = |stream: &Stream| wire::JournalState {
-            stream: stream.name.to_string(),
-            accepted_to: stream.accepted,
-            trimmed_to: stream
-                .dropped
-                .front()
-                .filter(|r| r.reason == DropReason::Trimmed)
-                .map_or(0, |r| r.to),
+    pub(super) fn hello(&mut self) -> Vec<wire::JournalState> {
+        self.streams.iter_mut().map(Stream::state).collect()
+    }
+
+    /// Journals that accepted more than the hub was told. Frames of records tell it in passing; this is for what does not go up.
+    pub(super) fn news(&mut self) -> Vec<wire::JournalState> {
+        let grown = self.streams.iter_mut().filter(|stream| stream.accepted != stream.told);
+        grown.map(Stream::state).collect()
+    }
+
+    /// The number for a frame of this stream.
+    fn tell_accepted(&mut self, name: &str) -> u64 {
+        let Some(stream) = self.streams.iter_mut().find(|stream| *stream.name == *name) else {
+            return 0;
         };
-        self.streams.iter().map(state).collect()
+        stream.told = stream.accepted;
+        stream.told
     }
 
     /// The hub has said what it has.
@@ -296,6 +305,7 @@ impl Outbox {
                     encoding: encoding as i32,
                     length: records.len() as u32,
                     records: packed,
+                    accepted_to: self.tell_accepted(&stream),
                 };
                 (stream, to, size, wire::frame::Kind::Journal(journal))
             }
@@ -305,6 +315,7 @@ impl Outbox {
                     from: range.from,
                     to: range.to,
                     reason: range.reason as i32,
+                    accepted_to: self.tell_accepted(&stream),
                 };
                 (
                     stream,
@@ -388,6 +399,17 @@ impl Outbox {
 }
 
 impl Stream {
+    /// As the hub is told now.
+    fn state(&mut self) -> wire::JournalState {
+        self.told = self.accepted;
+        let trimmed = self.dropped.front().filter(|r| r.reason == DropReason::Trimmed);
+        wire::JournalState {
+            stream: self.name.to_string(),
+            accepted_to: self.accepted,
+            trimmed_to: trimmed.map_or(0, |r| r.to),
+        }
+    }
+
     /// Notes a range that will never be read; what of it is done already was sent before it was dropped.
     fn drop_range(&mut self, range: DroppedRange) {
         let from = range

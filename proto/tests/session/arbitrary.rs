@@ -173,22 +173,30 @@ fn journal() -> impl Strategy<Value = Kind> {
         (0, body.len() as u32, body)
     });
     prop_oneof![
-        (stream.clone(), number(), prop_oneof![3 => records, 1 => packed()]).prop_map(|(stream, first_seq, packed)| {
-            let (encoding, length, records) = packed;
-            Kind::Journal(wire::Journal {
-                stream,
-                first_seq,
-                encoding,
-                length,
-                records,
-            })
-        }),
-        (stream, number(), number(), any::<i32>()).prop_map(|(stream, from, to, reason)| {
+        (
+            stream.clone(),
+            number(),
+            prop_oneof![3 => records, 1 => packed()],
+            number()
+        )
+            .prop_map(|(stream, first_seq, packed, accepted_to)| {
+                let (encoding, length, records) = packed;
+                Kind::Journal(wire::Journal {
+                    stream,
+                    first_seq,
+                    encoding,
+                    length,
+                    records,
+                    accepted_to,
+                })
+            }),
+        (stream, number(), number(), any::<i32>(), number()).prop_map(|(stream, from, to, reason, accepted_to)| {
             Kind::JournalDropped(wire::JournalDropped {
                 stream,
                 from,
                 to,
                 reason,
+                accepted_to,
             })
         }),
         journal_ack().prop_map(Kind::JournalAck),
@@ -250,11 +258,14 @@ fn certificates() -> impl Strategy<Value = Kind> {
 /// Any frame but Goodbye, which ends a session at once.
 pub(crate) fn frame() -> impl Strategy<Value = Frame> {
     let digest_or_none = || prop_oneof![digest(), Just(Bytes::new())];
-    let heartbeat = (any::<bool>(), digest_or_none(), digest_or_none()).prop_map(|(answer, desired, observed)| {
+    let states = prop_oneof![3 => Just(Vec::new()), 1 => vec(journal_state(), 0..4)];
+    let parts = (any::<bool>(), digest_or_none(), digest_or_none(), states);
+    let heartbeat = parts.prop_map(|(answer, desired, observed, journals)| {
         Kind::Heartbeat(wire::Heartbeat {
             answer,
             desired,
             observed,
+            journals,
         })
     });
     prop_oneof![1 => hello(), 1 => welcome(), 2 => heartbeat, 12 => replica(), 6 => journal(), 2 => certificates()]

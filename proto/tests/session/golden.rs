@@ -30,6 +30,21 @@ fn all() -> Vec<(&'static str, Kind)> {
         cursor: 300,
         dropped: 20,
     };
+    let journal = |accepted_to| wire::Journal {
+        stream: "telemetry".into(),
+        first_seq: 301,
+        encoding: 1,
+        length: 40,
+        records: bytes("packed"),
+        accepted_to,
+    };
+    let dropped = |accepted_to| wire::JournalDropped {
+        stream: "telemetry".into(),
+        from: 281,
+        to: 300,
+        reason: 1,
+        accepted_to,
+    };
     let key = || "devices.kubeedge.io/devices/default/press-01".to_owned();
     vec![
         (
@@ -85,6 +100,18 @@ fn all() -> Vec<(&'static str, Kind)> {
                 answer: true,
                 desired: digest(5),
                 observed: digest(6),
+                ..Default::default()
+            }),
+        ),
+        (
+            "heartbeat, journals",
+            Kind::Heartbeat(wire::Heartbeat {
+                journals: vec![wire::JournalState {
+                    stream: "telemetry".into(),
+                    accepted_to: 321,
+                    trimmed_to: 0,
+                }],
+                ..Default::default()
             }),
         ),
         (
@@ -145,25 +172,10 @@ fn all() -> Vec<(&'static str, Kind)> {
                 digest: digest(9),
             }),
         ),
-        (
-            "journal",
-            Kind::Journal(wire::Journal {
-                stream: "telemetry".into(),
-                first_seq: 301,
-                encoding: 1,
-                length: 40,
-                records: bytes("packed"),
-            }),
-        ),
-        (
-            "journal dropped",
-            Kind::JournalDropped(wire::JournalDropped {
-                stream: "telemetry".into(),
-                from: 281,
-                to: 300,
-                reason: 1,
-            }),
-        ),
+        ("journal", Kind::Journal(journal(0))),
+        ("journal, accepted", Kind::Journal(journal(321))),
+        ("journal dropped", Kind::JournalDropped(dropped(0))),
+        ("journal dropped, accepted", Kind::JournalDropped(dropped(321))),
         ("journal ack", Kind::JournalAck(ack())),
         ("rotate", Kind::Rotate(wire::Rotate { csr: bytes("csr") })),
         (

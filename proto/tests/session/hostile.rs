@@ -109,6 +109,7 @@ fn journal(first_seq: u64, records: Vec<Bytes>) -> Kind {
         encoding: 0,
         length,
         records,
+        accepted_to: 0,
     })
 }
 
@@ -322,6 +323,7 @@ fn journals_that_break_the_rules() {
             from,
             to,
             reason: 77,
+            ..Default::default()
         })
     };
     assert_eq!(on_hub(range(5, 4)), SessionError::Field("dropped range"));
@@ -354,6 +356,7 @@ fn journals_that_break_the_rules() {
             from: 1,
             to: 1,
             reason: 1,
+            ..Default::default()
         })
     };
     let ended = (0..).find_map(|n| hub.handle_frame(NOW, stream(n).into()).err().map(|error| (n, error)));
@@ -380,6 +383,33 @@ fn journals_that_break_the_rules() {
         dropped: 0,
     });
     assert_eq!(on_edge(stranger), SessionError::Field("stream"));
+}
+
+#[test]
+fn states_of_journals_that_break_the_rules() {
+    let states = |names: &[String]| {
+        let state = |name: &String| wire::JournalState {
+            stream: name.clone(),
+            accepted_to: u64::MAX,
+            ..Default::default()
+        };
+        Kind::Heartbeat(wire::Heartbeat {
+            journals: names.iter().map(state).collect(),
+            ..Default::default()
+        })
+    };
+    let names = |range: core::ops::Range<usize>| range.map(|n| format!("s{n}")).collect::<Vec<_>>();
+    assert_eq!(
+        on_edge(states(&names(0..1))),
+        SessionError::Unexpected("the states of journals")
+    );
+    assert_eq!(on_hub(states(&[String::new()])), SessionError::Field("stream"));
+    let many = SessionError::TooMany("journal streams");
+    assert_eq!(on_hub(states(&names(0..limits::MAX_STREAMS + 1))), many);
+    let (_, mut hub) = pair(0, 0);
+    hub.handle_frame(NOW, states(&names(0..limits::MAX_STREAMS)).into())
+        .unwrap();
+    assert_eq!(hub.handle_frame(NOW, states(&names(100..101)).into()), Err(many));
 }
 
 #[test]

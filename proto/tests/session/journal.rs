@@ -151,6 +151,74 @@ fn a_store_that_answers_nothing_is_asked_again_only_on_news() {
     assert!(matches!(edge.poll_event(), Some(Event::NeedJournal { from: 1, .. })));
 }
 
+/// What the hub was told of how much the gateway accepted.
+fn accepted(world: &World) -> Vec<u64> {
+    let told = |event: &Event| match event {
+        Event::JournalAccepted { accepted_to, .. } => Some(*accepted_to),
+        _ => None,
+    };
+    world.nodes[0].hub.events.iter().filter_map(told).collect()
+}
+
+#[test]
+fn the_hub_knows_what_waits_behind_what_it_gets() {
+    let mut world = World::new(1);
+    world.limits = Limits {
+        journal_window: 16 << 10,
+        ..Limits::default()
+    };
+    world.rest();
+    world.append(0, "telemetry", 20_000);
+    // One way and no more: only the first window has come.
+    world.run(super::world::LATENCY);
+    assert_eq!(accepted(&world), [20_000]);
+    assert!(world.nodes[0].sink.is_empty());
+    world.rest();
+    world.check();
+    assert_eq!(accepted(&world), [20_000], "said once");
+}
+
+#[test]
+fn heartbeats_tell_what_was_accepted_and_does_not_go_up() {
+    let mut world = World::connected();
+    let edge = session(world.edge());
+    edge.journal_appended("audit", 7);
+    assert!(edge.poll_event().is_some());
+    edge.journal_read("audit", 0, Vec::new());
+    let bytes = world.nodes[0].bytes;
+    world.run(Duration::from_secs(61));
+    assert_eq!(accepted(&world), [7]);
+    let first = world.nodes[0].bytes - bytes;
+    world.run(Duration::from_secs(60));
+    assert_eq!(accepted(&world), [7]);
+    let second = world.nodes[0].bytes - bytes - first;
+    assert!(
+        second < first,
+        "{second} bytes where nothing is new, {first} with the news"
+    );
+}
+
+#[test]
+fn a_gateway_that_says_nothing_of_its_journals_accepted_what_it_sends() {
+    let mut world = World::connected();
+    let dropped = proto::wire::JournalDropped {
+        stream: "telemetry".into(),
+        from: 1,
+        to: 4,
+        ..Default::default()
+    };
+    let kind = proto::wire::frame::Kind::JournalDropped(dropped);
+    let now = world.now;
+    session(world.hub()).handle_frame(now, kind.into()).unwrap();
+    let hub = session(world.hub());
+    let stream = "telemetry".into();
+    assert_eq!(
+        hub.poll_event(),
+        Some(Event::JournalAccepted { stream, accepted_to: 4 })
+    );
+    assert!(matches!(hub.poll_event(), Some(Event::JournalDropped { to: 4, .. })));
+}
+
 #[test]
 fn the_window_bounds_what_is_read_and_sent_ahead_of_the_hub() {
     let mut world = World::new(1);

@@ -83,6 +83,8 @@ pub(crate) struct Node {
     pub(crate) sink: BTreeMap<(u64, String), Sink>,
     /// All that was ever accepted, to be held against the sink.
     ledger: BTreeMap<(u64, String), BTreeMap<u64, Bytes>>,
+    /// What the hub's application knows in this session of how much the gateway accepted.
+    pub(crate) told: BTreeMap<String, u64>,
     pub(crate) up: bool,
     /// The link swallows everything and nobody is told.
     pub(crate) black_hole: bool,
@@ -113,6 +115,7 @@ impl World {
             journal: BTreeMap::new(),
             sink: BTreeMap::new(),
             ledger: BTreeMap::new(),
+            told: BTreeMap::new(),
             up: true,
             black_hole: false,
             to_edge: VecDeque::new(),
@@ -488,7 +491,13 @@ impl World {
                 let sink = node.sink.get(key).unwrap_or(&empty);
                 let current = key.0 == node.instance;
                 if current {
-                    assert_eq!(sink.cursor, accepted.len() as u64, "{key:?}: all is accounted");
+                    let all = accepted.len() as u64;
+                    assert_eq!(sink.cursor, all, "{key:?}: all is accounted");
+                    assert_eq!(
+                        node.told.get(&key.1),
+                        Some(&all),
+                        "{key:?}: the hub knows how much there is"
+                    );
                 }
                 for seq in 1..=sink.cursor {
                     match (sink.records.get(&seq), sink.gone.contains_key(&seq)) {
@@ -661,8 +670,10 @@ impl Node {
     fn on_event(&mut self, now: Now, side: Side, event: Event) {
         let due = now + COMMIT;
         match &event {
-            Event::Hello { instance, .. } => {
+            Event::Hello { instance, journals, .. } => {
                 assert_eq!(*instance, self.instance);
+                let said = |journal: &JournalCursor| (journal.stream.to_string(), journal.accepted_to);
+                self.told = journals.iter().map(said).collect();
                 let (desired, observed) = self.hub.sets();
                 let cursor = |((instance, stream), sink): (&(u64, String), &Sink)| StoredCursor {
                     stream: stream.as_str().into(),
@@ -684,11 +695,17 @@ impl Node {
                 };
                 self.half(side).commits.push_back((due, work));
             }
+            Event::JournalAccepted { stream, accepted_to } => {
+                let told = self.told.entry(stream.to_string()).or_default();
+                *told = (*told).max(*accepted_to);
+            }
             Event::Journal {
                 stream,
                 first_seq,
                 records,
             } => {
+                let last = first_seq + records.len() as u64 - 1;
+                assert!(self.told[&**stream] >= last, "nothing comes that was not accepted");
                 let work = Work::Records {
                     stream: stream.to_string(),
                     first: *first_seq,
@@ -702,6 +719,7 @@ impl Node {
                 to,
                 reason,
             } => {
+                assert!(self.told[&**stream] >= *to, "nothing is dropped that was not accepted");
                 let work = Work::Gone {
                     stream: stream.to_string(),
                     from: *from,

@@ -12,17 +12,21 @@ demo:
 ## Every test, the ones with real processes included.
 test: setup
 	$(CARGO) build --workspace --bins
-	$(CARGO) nextest run --workspace --all-features --no-fail-fast
+	$(CARGO) nextest run --workspace --no-fail-fast
+	$(CARGO) nextest run -p device-models --all-features
 	$(CARGO) test --workspace --doc --quiet
 
 ## The figures, printed as one table and stored in tests/benches/RESULTS.md.
 bench: setup
-	$(CARGO) build --release -p cloudhub -p edgecore -p kurator -p tests --bins
-	target/release/bench
+	$(CARGO) build --release -p cloudhub -p edgecore --bins
+	$(CARGO) build --profile quick-release -p kurator -p tests --bins
+	install -D -t target/bench target/release/cloudhub target/release/edgecore target/quick-release/kurator target/quick-release/bench
+	target/bench/bench
 
 lint: setup
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy -p device-models --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet --document-private-items
 
 setup:

@@ -67,9 +67,11 @@ impl Api {
                 .hint("name a kubeconfig with --kubeconfig; a hub writes admin.kubeconfig into its data folder")
         };
         let kubeconfig = Kubeconfig::read_from(path).map_err(|e| bad(e.to_string()))?;
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .map_err(|e| bad(e.to_string()))?;
+        // A gateway that is away is an answer, not something to wait for in silence.
+        config.default_retry = false;
         let server = config.cluster_url.to_string();
         let client = kube::Client::try_from(config).map_err(|e| bad(e.to_string()))?;
         let prefix = gateway.map(|name| format!("/clusters/{name}")).unwrap_or_default();

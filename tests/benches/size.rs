@@ -13,6 +13,5 @@ pub(crate) fn run(report: &mut Report) -> anyhow::Result<()> {
         how,
     );
     report.note("hub binary", format!("{:.2} MB", size("cloudhub")?), how);
-    report.note("kurator binary", format!("{:.2} MB", size("kurator")?), how);
     Ok(())
 }

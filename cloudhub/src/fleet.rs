@@ -30,6 +30,7 @@ use crate::gateway::AsUser;
 use crate::metrics::Metrics;
 use crate::upstream::{Index, Objects, Writer};
 
+pub(crate) use journal::history;
 pub(crate) use knock::last_seen;
 pub(crate) use outbox::Outbox;
 pub(crate) use registry::{Live, Registry};

@@ -2,6 +2,7 @@
 //! through their links (`/clusters/<node>/…`), the hub's administration (`/kurator/v1/…`) and health.
 
 mod admin;
+mod journals;
 mod proxy;
 mod why;
 

@@ -9,7 +9,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use device_models::kinds::JournalStatus;
 use metastore::store::{Commit, Op, Store, StoreError, Tx};
 use proto::StoredCursor;
 use serde::{Deserialize, Serialize};
@@ -23,13 +24,94 @@ struct Cursor {
     dropped: u64,
 }
 
+/// What became of one journal's records: accepted = delivered + dropped + waiting, always.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Account {
+    pub(crate) stream: Arc<str>,
+    /// As the gateway last said it, and never less than what came from it.
+    accepted: u64,
+    /// Safe here or accounted as dropped up to this number.
+    safe: u64,
+    dropped: u64,
+}
+
+impl Account {
+    /// As EdgeNode shows it. Numbers that no real journal reaches are held to what fits.
+    pub(crate) fn status(&self) -> JournalStatus {
+        let fit = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let (accepted, safe) = (fit(self.accepted), fit(self.safe));
+        let dropped = fit(self.dropped).min(safe);
+        JournalStatus {
+            stream: Some(self.stream.to_string()),
+            accepted: Some(accepted),
+            delivered: Some(safe - dropped),
+            dropped: Some(dropped),
+            waiting: Some(accepted - safe),
+        }
+    }
+}
+
+/// A record in the hub's history of a stream.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    /// Its place in the history.
+    pub(crate) position: u64,
+    /// The gateway's store it comes from.
+    pub(crate) instance: u64,
+    /// Its number there.
+    pub(crate) seq: u64,
+    pub(crate) body: Bytes,
+}
+
+/// Where a history stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent {
+    /// Position of the newest record; 0 when there never was one.
+    pub(crate) newest: u64,
+    /// How many of the oldest the bound forced out.
+    pub(crate) forced_out: u64,
+}
+
+/// Reads a history from a position on: at most `most` records and about `max_bytes`.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) fn history(
+    store: &Store,
+    node: &str,
+    stream: &str,
+    from: u64,
+    (most, max_bytes): (usize, usize),
+) -> Result<(Extent, Vec<Kept>), StoreError> {
+    let name = stream_name(node, stream);
+    let records = store.journal_read(&name, from, max_bytes)?;
+    let bounds = store.journal_bounds(&name)?;
+    let extent = Extent {
+        newest: bounds.accepted,
+        forced_out: bounds.dropped_total,
+    };
+    let kept = |(position, mut record): (u64, Bytes)| {
+        let (instance, seq) = (record.try_get_u64().ok()?, record.try_get_u64().ok()?);
+        Some(Kept {
+            position,
+            instance,
+            seq,
+            body: record,
+        })
+    };
+    Ok((extent, records.into_iter().take(most).filter_map(kept).collect()))
+}
+
 /// The journals of one gateway's session.
 #[derive(Debug)]
 pub(crate) struct Journals {
     store: Store,
     node: Arc<str>,
     instance: u64,
+    /// With what is being stored.
     cursors: BTreeMap<Arc<str>, Cursor>,
+    /// Of this instance; only what is stored.
+    accounts: Vec<Account>,
 }
 
 /// The name of a gateway's stream in the hub's store.
@@ -55,10 +137,18 @@ impl Journals {
                 cursors.insert(Arc::from(stream), cursor);
             }
         }
+        let mine = cursors.iter().filter(|(_, c): &(_, &Cursor)| c.instance == instance);
+        let accounts = mine.map(|(stream, c)| Account {
+            stream: Arc::clone(stream),
+            accepted: c.cursor,
+            safe: c.cursor,
+            dropped: c.dropped,
+        });
         Ok(Self {
             store,
             node,
             instance,
+            accounts: accounts.collect(),
             cursors,
         })
     }
@@ -141,11 +231,39 @@ impl Journals {
         (self.store.enqueue(Tx(vec![op])).await, cursor.cursor, lost)
     }
 
-    /// (stream, delivered, dropped) of every stream of this instance.
-    pub(crate) fn account(&self) -> Vec<(Arc<str>, u64, u64)> {
-        let mine = self.cursors.iter().filter(|(_, c)| c.instance == self.instance);
-        mine.map(|(s, c)| (Arc::clone(s), c.cursor - c.dropped, c.dropped))
-            .collect()
+    fn account(&mut self, stream: &Arc<str>) -> &mut Account {
+        let at = match self.accounts.iter().position(|a| a.stream == *stream) {
+            Some(at) => at,
+            None => {
+                self.accounts.push(Account {
+                    stream: Arc::clone(stream),
+                    accepted: 0,
+                    safe: 0,
+                    dropped: 0,
+                });
+                self.accounts.len() - 1
+            }
+        };
+        &mut self.accounts[at]
+    }
+
+    /// The gateway accepted records up to this number.
+    pub(crate) fn accepted(&mut self, stream: &Arc<str>, upto: u64) {
+        let account = self.account(stream);
+        account.accepted = account.accepted.max(upto);
+    }
+
+    /// A commit resolved: everything up to the cursor is safe, with it so many more as dropped.
+    pub(crate) fn stored(&mut self, stream: &Arc<str>, cursor: u64, dropped: u64) {
+        let account = self.account(stream);
+        account.safe = account.safe.max(cursor);
+        account.accepted = account.accepted.max(account.safe);
+        account.dropped += dropped;
+    }
+
+    /// Of every stream of this instance.
+    pub(crate) fn accounts(&self) -> Vec<Account> {
+        self.accounts.clone()
     }
 }
 
@@ -163,7 +281,16 @@ mod tests {
             .append(&Arc::from("telemetry"), first, (first..=to).map(body).collect())
             .await;
         commit.await.unwrap();
+        j.stored(&Arc::from("telemetry"), cursor, 0);
         (cursor, new)
+    }
+
+    /// accepted, delivered, dropped, waiting
+    fn balance(j: &Journals) -> [i64; 4] {
+        let s = j.accounts()[0].status();
+        let all = [s.accepted, s.delivered, s.dropped, s.waiting].map(Option::unwrap);
+        assert_eq!(all[0], all[1..].iter().sum::<i64>());
+        all
     }
 
     #[tokio::test]
@@ -175,8 +302,12 @@ mod tests {
         assert_eq!(append(&mut j, 1, 5).await, (5, 5));
         assert_eq!(append(&mut j, 3, 8).await, (8, 3));
         let (commit, cursor, lost) = j.dropped(&Arc::from("telemetry"), 7, 10).await;
+        assert_eq!(balance(&j), [8, 8, 0, 0], "nothing counts before it is stored");
         commit.await.unwrap();
         assert_eq!((cursor, lost), (10, 2));
+        j.stored(&Arc::from("telemetry"), cursor, lost);
+        j.accepted(&Arc::from("telemetry"), 14);
+        assert_eq!(balance(&j), [14, 8, 2, 4]);
 
         let mut j = Journals::open(store.clone(), Arc::clone(&node), 7).unwrap();
         assert_eq!(
@@ -189,19 +320,45 @@ mod tests {
             }
         );
         assert_eq!(append(&mut j, 9, 12).await, (12, 2));
-        assert_eq!(j.account(), [(Arc::from("telemetry"), 10, 2)]);
-        let kept = store
-            .journal_read(&stream_name("gw-1", "telemetry"), 1, usize::MAX)
-            .unwrap();
-        let numbers: Vec<u64> = kept
-            .iter()
-            .map(|(_, b)| u64::from_be_bytes(b[8..16].try_into().unwrap()))
-            .collect();
+        assert_eq!(balance(&j), [12, 10, 2, 0]);
+        let read = |from, most| history(&store, "gw-1", "telemetry", from, (most, usize::MAX)).unwrap();
+        let (extent, kept) = read(1, 100);
+        assert_eq!((extent.newest, extent.forced_out), (10, 0));
+        let numbers: Vec<u64> = kept.iter().map(|k| k.seq).collect();
         assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 11, 12]);
+        let (_, part) = read(8, 2);
+        assert_eq!(
+            part.iter().map(|k| (k.position, k.seq)).collect::<Vec<_>>(),
+            [(8, 8), (9, 11)]
+        );
+        assert_eq!((part[1].instance, &part[1].body), (7, &body(11)));
 
         // Another store at the gateway: it begins at 1 again, and nothing of the old is mistaken for it.
         let mut j = Journals::open(store.clone(), node, 8).unwrap();
         assert_eq!(append(&mut j, 1, 2).await, (2, 2));
+        assert_eq!(balance(&j), [2, 2, 0, 0]);
         assert!(Journals::open(store, "gw".into(), 1).unwrap().cursors().is_empty());
+    }
+
+    #[test]
+    fn an_account_balances_whatever_a_gateway_says() {
+        for (accepted, safe, dropped) in [
+            (u64::MAX, 0, 0),
+            (u64::MAX, u64::MAX - 1, u64::MAX - 1),
+            (5, 5, 5),
+            (9, 4, 1),
+        ] {
+            let stream = Arc::from("telemetry");
+            let s = Account {
+                stream,
+                accepted,
+                safe,
+                dropped,
+            }
+            .status();
+            let parts = [s.delivered, s.dropped, s.waiting].map(Option::unwrap);
+            assert!(parts.iter().all(|n| *n >= 0), "{s:?}");
+            assert_eq!(s.accepted, Some(parts.iter().sum()), "{s:?}");
+        }
     }
 }

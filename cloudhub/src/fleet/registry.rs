@@ -10,6 +10,7 @@ use link::{Connection, Transport};
 use proto::{CloseReason, Session};
 
 use super::claims::{Claims, Verdict, Who};
+use super::journal::Account;
 use super::outbox::Outbox;
 use crate::enroll::Directory;
 use crate::metrics::Counter;
@@ -51,7 +52,7 @@ pub(crate) struct Facts {
     pub(crate) in_sync: bool,
     /// Desired entries on their way.
     pub(crate) waiting: usize,
-    pub(crate) journals: Vec<(Arc<str>, u64, u64)>,
+    pub(crate) journals: Vec<Account>,
 }
 
 impl Facts {
@@ -98,7 +99,7 @@ impl Live {
         *now = Facts { journals, ..facts };
     }
 
-    pub(crate) fn set_journals(&self, journals: Vec<(Arc<str>, u64, u64)>) {
+    pub(crate) fn set_journals(&self, journals: Vec<Account>) {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).journals = journals;
     }
 
@@ -117,12 +118,21 @@ impl Live {
     }
 }
 
+/// A node that is not connected.
+#[derive(Clone, Debug, Default)]
+struct Left {
+    /// When it was last seen (wall clock, ms).
+    at: u64,
+    /// Its journals as they stood then.
+    journals: Vec<Account>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     claims: Claims,
     live: HashMap<Arc<str>, Arc<Live>>,
-    /// When a node that is not connected was last seen (wall clock, ms).
-    left: HashMap<Arc<str>, u64>,
+    /// What is still known of nodes that are not connected.
+    left: HashMap<Arc<str>, Left>,
     exchanged: HashMap<Arc<str>, Arc<Exchanged>>,
     /// Nodes whose EdgeNode says something old.
     stale: BTreeSet<Arc<str>>,
@@ -170,7 +180,11 @@ impl Registry {
             return false;
         }
         state.live.remove(&live.node);
-        state.left.insert(Arc::clone(&live.node), daemon::clock::wall_ms());
+        let left = Left {
+            at: daemon::clock::wall_ms(),
+            journals: live.facts().journals,
+        };
+        state.left.insert(Arc::clone(&live.node), left);
         state.stale.remove(&live.node);
         true
     }
@@ -245,7 +259,7 @@ impl Presences for Registry {
             let duplicate = state.claims.duplicate(node, daemon::clock::since_start());
             (
                 state.live.get(node).cloned(),
-                state.left.get(node).copied().unwrap_or(0),
+                state.left.get(node).cloned().unwrap_or_default(),
                 duplicate,
             )
         };
@@ -254,8 +268,8 @@ impl Presences for Registry {
             enrolled: identity.is_some(),
             revoked: identity.as_ref().is_some_and(|i| i.revoked),
             duplicate,
-            since: left,
-            last_seen: left,
+            since: left.at,
+            last_seen: left.at,
             ..Presence::default()
         };
         if let Some(identity) = identity {
@@ -263,10 +277,10 @@ impl Presences for Registry {
             presence.agent_version = text(identity.agent_version);
             presence.labels = identity.labels;
         }
+        let mut journals = left.journals;
         if let Some(live) = live {
             let facts = live.facts();
             let (sent, received) = live.connection.bytes();
-            let number = |n: u64| i64::try_from(n).ok();
             presence.connected = true;
             presence.since = live.since;
             presence.last_seen = daemon::clock::wall_ms();
@@ -278,18 +292,9 @@ impl Presences for Registry {
             presence.desired = Some(facts.desired);
             presence.observed = Some(facts.observed);
             (presence.sent, presence.received) = (sent, received);
-            presence.journals = facts
-                .journals
-                .iter()
-                .map(|(stream, delivered, dropped)| device_models::kinds::JournalStatus {
-                    stream: Some(stream.to_string()),
-                    accepted: None,
-                    delivered: number(*delivered),
-                    dropped: number(*dropped),
-                    waiting: None,
-                })
-                .collect();
+            journals = facts.journals;
         }
+        presence.journals = journals.iter().map(Account::status).collect();
         presence
     }
 }

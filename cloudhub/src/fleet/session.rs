@@ -155,15 +155,16 @@ impl Run<'_> {
         events: &mut Events,
     ) -> Result<Option<(Arc<Live>, Journals)>, SessionEnded> {
         let fleet = self.fleet;
-        let (agent_version, boot, instance) = loop {
+        let (agent_version, boot, instance, said) = loop {
             match events.next().await {
                 None => return Ok(None),
                 Some(Event::Hello {
                     agent_version,
                     boot_id,
                     instance,
+                    journals,
                     ..
-                }) => break (agent_version, boot_id, instance),
+                }) => break (agent_version, boot_id, instance, journals),
                 Some(_) => {}
             }
         };
@@ -206,7 +207,7 @@ impl Run<'_> {
                 CloseReason::Internal
             }),
         };
-        let journals = match journals {
+        let mut journals = match journals {
             Ok(journals) => journals,
             Err(reason) => {
                 fleet.registry.leave(&live);
@@ -216,7 +217,10 @@ impl Run<'_> {
         };
         let (source, inventory) = fleet.index.subscribe(&self.node, self.epoch, &live.outbox);
         let cursors = journals.cursors();
-        live.set_journals(journals.account());
+        for one in said {
+            journals.accepted(&one.stream, one.accepted_to);
+        }
+        live.set_journals(journals.accounts());
         handle
             .call(move |s, now| s.accept(now, source, inventory, cursors))
             .await?;
@@ -248,6 +252,10 @@ impl Work<'_> {
                 Some(stored) = commits.next(), if !commits.is_empty() => self.stored(stored).await?,
                 event = events.next() => match event {
                     None => return Ok(()),
+                    Some(Event::JournalAccepted { stream, accepted_to }) => {
+                        self.journals.accepted(&stream, accepted_to);
+                        self.live.set_journals(self.journals.accounts());
+                    }
                     Some(Event::Journal { stream, first_seq, records }) => {
                         let (commit, cursor, new) = self.journals.append(&stream, first_seq, records).await;
                         commits.push_back(settle(commit, (stream, cursor, new, 0)));
@@ -317,7 +325,11 @@ impl Work<'_> {
         let metrics = &self.run.fleet.metrics;
         metrics.journal_records.add(records);
         metrics.journal_dropped.add(dropped);
-        self.live.set_journals(self.journals.account());
+        self.journals.stored(&stream, cursor, dropped);
+        self.live.set_journals(self.journals.accounts());
+        if dropped > 0 {
+            self.run.fleet.registry.stale(&self.live.node);
+        }
         self.handle.call(move |s, _| s.journal_stored(&stream, cursor)).await?;
         Ok(())
     }

@@ -13,7 +13,7 @@ use proto::JoinToken;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Body, json, why};
+use super::{Body, journals, json, why};
 use crate::enroll::{MAX_TTL_SECONDS, MAX_USES, TokenRecord, good_label, hex};
 use crate::fleet::{Fleet, Live};
 use crate::upstream::{Presences, SetFacts, rfc3339};
@@ -87,12 +87,17 @@ pub(crate) async fn answer(
                 &why::device(fleet, namespace, name, property.as_deref()).await?,
             ))
         }
+        (&Method::GET, ["journals", node, stream]) => {
+            let page = journals::page(fleet, node, stream, request.uri().query().unwrap_or_default()).await?;
+            Ok(json(StatusCode::OK, &page))
+        }
         (&Method::GET, ["why", "node", name]) => Ok(json(StatusCode::OK, &why::node(fleet, name).await?)),
         (
             _,
             ["tokens" | "nodes"]
             | ["tokens", _]
             | ["nodes", _, "revoke"]
+            | ["journals", _, _]
             | ["why", "device", _, _]
             | ["why", "node", _],
         ) => Err(Status::method_not_allowed()),
@@ -254,7 +259,7 @@ fn node(fleet: &Fleet, name: &Arc<str>) -> Value {
 }
 
 /// One value out of a query string, percent-decoded.
-fn query_value(query: &str, name: &str) -> Option<String> {
+pub(super) fn query_value(query: &str, name: &str) -> Option<String> {
     let raw = query.split('&').find_map(|p| p.strip_prefix(name)?.strip_prefix('='))?;
     let mut out = Vec::with_capacity(raw.len());
     let mut bytes = raw.bytes();

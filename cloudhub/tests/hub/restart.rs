@@ -57,7 +57,8 @@ async fn after_a_restart_nothing_is_sent_again() {
     })
     .await;
     let settled = world.admin.until_in_sync("gw-1").await;
-    assert_eq!(settled["journals"][0]["delivered"], 250);
+    let account = |n: u64| json!([{"stream": "telemetry", "accepted": n, "delivered": n, "dropped": 0, "waiting": 0}]);
+    assert_eq!(settled["journals"], account(250));
 
     world.stop().await;
     let end = gateway.ended().await;
@@ -87,7 +88,7 @@ async fn after_a_restart_nothing_is_sent_again() {
         (&settled["desired"]["digest"], &settled["observed"]["digest"])
     );
     assert!(after["sessionEpoch"].as_u64() > settled["sessionEpoch"].as_u64());
-    assert_eq!(after["journals"][0]["delivered"], 250);
+    assert_eq!(after["journals"], account(250));
 
     // What changed while the hub was away goes over, and only that.
     gateway.journal(5).await;
@@ -95,6 +96,7 @@ async fn after_a_restart_nothing_is_sent_again() {
         (kept.lock().unwrap().journal_cursor == 255).then_some(())
     })
     .await;
+    history_is_whole(&world, 255).await;
     world.admin.set("press-01", "70").await.unwrap();
     gateway
         .until_desired(PRESS, "the edit", |d| {
@@ -103,6 +105,32 @@ async fn after_a_restart_nothing_is_sent_again() {
         .await;
     assert_eq!(kept.lock().unwrap().received, received + 1);
     gateway.leave().await;
+}
+
+/// Everything up to `last` is kept, once, in order, and is read a page at a time.
+async fn history_is_whole(world: &World, last: u64) {
+    let (mut from, mut numbers) = (1, Vec::new());
+    loop {
+        let path = format!("/kurator/v1/journals/gw-1/telemetry?from={from}&limit=100");
+        let page = world.admin.get(&path).await.unwrap();
+        let items = page["items"].as_array().unwrap();
+        assert!(items.len() <= 100 && page["newest"] == last && page["forcedOut"] == 0);
+        numbers.extend(items.iter().map(|item| item["seq"].as_u64().unwrap()));
+        match page["next"].as_u64() {
+            Some(next) => from = next,
+            None => break,
+        }
+    }
+    assert_eq!(numbers, (1..=last).collect::<Vec<_>>());
+    for (path, code) in [
+        ("gw-1/telemetry?from=x", 400),
+        ("gw-1/telemetry?limit=-1", 400),
+        ("gw-1/nothing", 404),
+        ("gw-2/telemetry", 404),
+    ] {
+        let answer = world.admin.get(&format!("/kurator/v1/journals/{path}")).await;
+        assert_eq!(answer.unwrap_err().0, code, "{path}");
+    }
 }
 
 #[tokio::test]

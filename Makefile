@@ -18,9 +18,10 @@ test: setup
 
 ## The figures, printed as one table and stored in tests/benches/RESULTS.md.
 bench: setup
-	$(CARGO) build --release -p cloudhub -p edgecore --bins
+	$(CARGO) build --release -p cloudhub --bins
+	$(CARGO) build --profile edge -p edgecore --bins
 	$(CARGO) build --profile quick-release -p kurator -p tests --bins
-	install -D -t target/bench target/release/cloudhub target/release/edgecore target/quick-release/kurator target/quick-release/bench
+	install -D -t target/bench target/release/cloudhub target/edge/edgecore target/quick-release/kurator target/quick-release/bench
 	target/bench/bench
 
 lint: setup

@@ -1,5 +1,6 @@
 //! kill -9 at any moment during a stream of QoS 1 reports: what was acknowledged is there, and is there once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -133,7 +134,9 @@ async fn a_hundred_kills_lose_no_acknowledged_report() {
             "round {round}: the agent holds {held}, only {sent} were sent"
         );
     }
-    let last = device.acknowledged();
+    let acknowledged = Arc::clone(&device.acknowledged);
+    drop(device);
+    let last = acknowledged.load(Ordering::SeqCst);
     eventually("the cloud to have caught up", async || {
         let status = get(&pair.hub.api, STATUS).await?;
         let twins = status["status"]["twins"].as_array()?.clone();
@@ -144,17 +147,73 @@ async fn a_hundred_kills_lose_no_acknowledged_report() {
         (value >= last).then_some(())
     })
     .await;
-    // The journal balances on both sides: accepted = delivered + dropped + waiting.
-    eventually("the journals to balance", async || {
-        let node = get(&pair.hub.api, "/apis/edge.kubeedge.io/v1/edgenodes/gw-1").await?;
-        node["status"]["journals"]
-            .as_array()?
-            .iter()
-            .all(|j| {
-                let n = |f: &str| j[f].as_u64().unwrap_or(0);
-                n("accepted") == n("delivered") + n("dropped") + n("waiting")
-            })
-            .then_some(())
+    let delivered = eventually("the journals to be told whole", async || {
+        let node = pair.hub.gateway("gw-1").await?;
+        settled(&node["journals"])
     })
     .await;
+    assert!(
+        delivered >= last,
+        "{last} reports were acknowledged, {delivered} records came"
+    );
+    let history = read_history(&pair).await;
+    let numbers: Vec<u64> = history.iter().map(|(seq, _)| *seq).collect();
+    assert!(
+        numbers.iter().copied().eq(1..=numbers.len() as u64),
+        "the gateway's numbers are not one after the other: {:?}",
+        numbers.iter().zip(1..).find(|(n, at)| **n != *at)
+    );
+    assert_eq!(numbers.len() as u64, delivered);
+    let counts: BTreeSet<u64> = history.iter().map(|(_, count)| *count).collect();
+    let missing: Vec<u64> = (1..=last).filter(|n| !counts.contains(n)).collect();
+    assert!(missing.is_empty(), "acknowledged and not in the history: {missing:?}");
+    // People see the same account in the object.
+    eventually("EdgeNode to show it", async || {
+        let node = get(&pair.hub.api, "/apis/edge.kubeedge.io/v1/edgenodes/gw-1").await?;
+        balanced(&node["status"]["journals"]).map(drop)
+    })
+    .await;
+}
+
+/// The streams of an account, if there are any; fails when one does not balance.
+fn balanced(journals: &Value) -> Option<&Vec<Value>> {
+    let streams = journals.as_array().filter(|all| !all.is_empty())?;
+    for journal in streams {
+        let n = |field: &str| {
+            journal[field]
+                .as_u64()
+                .unwrap_or_else(|| panic!("no {field} in {journal}"))
+        };
+        assert_eq!(n("accepted"), n("delivered") + n("dropped") + n("waiting"), "{journal}");
+        assert_eq!(n("dropped"), 0, "{journal}");
+    }
+    Some(streams)
+}
+
+/// How many records of telemetry were delivered, once nothing waits.
+fn settled(journals: &Value) -> Option<u64> {
+    let streams = balanced(journals)?;
+    let all = streams.iter().all(|j| j["waiting"] == 0);
+    let telemetry = streams.iter().find(|j| j["stream"] == "telemetry")?;
+    all.then(|| telemetry["delivered"].as_u64())?
+}
+
+/// The whole history at the hub: the gateway's number and the count of each record, as they came.
+async fn read_history(pair: &Pair) -> Vec<(u64, u64)> {
+    let (mut from, mut all) = (Some(1), Vec::new());
+    let mut stores = BTreeSet::new();
+    while let Some(position) = from {
+        let path = format!("/kurator/v1/journals/gw-1/telemetry?from={position}&limit=1000");
+        let page = get(&pair.hub.api, &path).await.expect("the hub keeps the history");
+        assert_eq!(page["forcedOut"], 0, "the hub's bound is too small for this test");
+        for item in page["items"].as_array().expect("a page has items") {
+            stores.insert(item["instance"].to_string());
+            let count = item["record"]["values"]["cycles"].as_str().and_then(|c| c.parse().ok());
+            let count = count.unwrap_or_else(|| panic!("not a report: {item}"));
+            all.push((item["seq"].as_u64().expect("a record has its number"), count));
+        }
+        from = page["next"].as_u64();
+    }
+    assert_eq!(stores.len(), 1, "the gateway's store was never lost");
+    all
 }

@@ -20,7 +20,7 @@ pub(crate) async fn run(report: &mut Report, plan: Plan) -> anyhow::Result<()> {
         let bytes = traffic.up.load(Ordering::Relaxed) + traffic.down.load(Ordering::Relaxed);
         bytes + HEADERS * traffic.packets.load(Ordering::Relaxed)
     };
-    let window = if plan.quick { 70 } else { 600 };
+    let window = if plan.quick { 70 } else { 260 };
     let before = read();
     tokio::time::sleep(Duration::from_secs(window)).await;
     let hour = (read() - before) as f64 * 3600.0 / window as f64;

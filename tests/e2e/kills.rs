@@ -1,89 +1,138 @@
 //! kill -9 at any moment during a stream of QoS 1 reports: what was acknowledged is there, and is there once.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rumqttc::{AsyncClient, Event, MqttOptions, Outgoing, Packet, QoS};
 use serde_json::{Value, json};
 use tests::{Edge, Pair, eventually, get, kubectl};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const UPDATE: &str = "$hw/events/device/default/press-01/twin/update";
 const STATUS: &str = "/apis/devices.kubeedge.io/v1beta1/namespaces/default/devicestatuses/press-01";
 
-/// A device that counts, as fast as it is acknowledged.
+/// Reports under way at a time.
+const UNDER_WAY: usize = 20;
+
+/// A device that counts, as fast as it is acknowledged. It speaks MQTT by itself, so that nothing stands between a count and its
+/// acknowledgement: what is not acknowledged is sent again on the next connection, in order.
 struct Counter {
-    sent: Arc<AtomicU64>,
-    acknowledged: Arc<AtomicU64>,
+    told: Arc<Told>,
     task: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Told {
+    sent: AtomicU64,
+    acknowledged: Mutex<BTreeSet<u64>>,
+    /// How often the broker had forgotten the session.
+    forgotten: AtomicU64,
 }
 
 impl Counter {
     fn start(mqtt: &str) -> Self {
-        let (host, port) = mqtt.rsplit_once(':').unwrap();
-        let mut options = MqttOptions::new("counter", host, port.parse().unwrap());
-        options
-            .set_clean_session(false)
-            .set_inflight(20)
-            .set_keep_alive(Duration::from_secs(5));
-        let (client, mut events) = AsyncClient::new(options, 4);
-        let (sent, acknowledged) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let (s, a) = (Arc::clone(&sent), Arc::clone(&acknowledged));
+        let (told, mqtt) = (Arc::<Told>::default(), mqtt.to_owned());
+        let to = Arc::clone(&told);
         let task = tokio::spawn(async move {
-            let producer = tokio::spawn(async move {
-                for n in 1_u64.. {
-                    let payload = json!({"event_id": n.to_string(), "timestamp": 1, "twin": {"cycles": {"actual": {"value": n.to_string()}}}});
-                    s.store(n, Ordering::SeqCst);
-                    if client
-                        .publish(UPDATE, QoS::AtLeastOnce, false, payload.to_string())
-                        .await
-                        .is_err()
-                    {
-                        return;
-                    }
-                    tokio::time::sleep(Duration::from_micros(500)).await;
-                }
-            });
-            // The client numbers packets as it sends them; publishes are in order, so the n-th new packet is the n-th count.
-            let mut counts = std::collections::HashMap::new();
-            let mut next = 1_u64;
+            let (mut next, mut open) = (1, VecDeque::new());
+            let mut before = false;
             loop {
-                match events.poll().await {
-                    Ok(Event::Outgoing(Outgoing::Publish(id))) => {
-                        counts.entry(id).or_insert_with(|| {
-                            next += 1;
-                            next - 1
-                        });
-                    }
-                    Ok(Event::Incoming(Packet::PubAck(ack))) => {
-                        if let Some(n) = counts.remove(&ack.pkid) {
-                            a.fetch_max(n, Ordering::SeqCst);
-                        }
-                    }
-                    Ok(_) => {}
-                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                if let Ok(stream) = TcpStream::connect(&mqtt).await {
+                    // Ends with the connection.
+                    session(stream, &to, &mut next, &mut open, &mut before).await.ok();
                 }
-                if producer.is_finished() {
-                    return;
-                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
-        Self {
-            sent,
-            acknowledged,
-            task,
-        }
+        Self { told, task }
     }
 
     fn acknowledged(&self) -> u64 {
-        self.acknowledged.load(Ordering::SeqCst)
+        self.told.acknowledged.lock().unwrap().last().copied().unwrap_or(0)
+    }
+
+    fn sent(&self) -> u64 {
+        self.told.sent.load(Ordering::SeqCst)
     }
 }
 
 impl Drop for Counter {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// The identifier under which a count travels; never 0.
+fn packet_id(count: u64) -> [u8; 2] {
+    u16::try_from((count - 1) % 65_535 + 1).unwrap().to_be_bytes()
+}
+
+/// A PUBLISH of QoS 1.
+fn publish(count: u64, again: bool) -> Vec<u8> {
+    let count_text = count.to_string();
+    let payload =
+        json!({"event_id": count_text, "timestamp": 1, "twin": {"cycles": {"actual": {"value": count_text}}}});
+    let payload = payload.to_string();
+    let rest = 2 + UPDATE.len() + 2 + payload.len();
+    let mut packet = vec![0x32 | u8::from(again) << 3];
+    // Two bytes hold what these packets need.
+    packet.extend([
+        u8::try_from(rest % 128).unwrap() | 0x80,
+        u8::try_from(rest / 128).unwrap(),
+    ]);
+    packet.extend(u16::try_from(UPDATE.len()).unwrap().to_be_bytes());
+    packet.extend(UPDATE.as_bytes());
+    packet.extend(packet_id(count));
+    packet.extend(payload.as_bytes());
+    packet
+}
+
+/// One connection, until it breaks.
+async fn session(
+    mut stream: TcpStream,
+    told: &Told,
+    next: &mut u64,
+    open: &mut VecDeque<u64>,
+    before: &mut bool,
+) -> std::io::Result<()> {
+    // MQTT 3.1.1, session kept, no keep-alive.
+    stream
+        .write_all(b"\x10\x13\x00\x04MQTT\x04\x00\x00\x00\x00\x07counter")
+        .await?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).await?;
+    assert_eq!((answer[0], answer[3]), (0x20, 0), "the broker takes the device");
+    if std::mem::replace(before, true) && answer[2] & 1 == 0 {
+        told.forgotten.fetch_add(1, Ordering::SeqCst);
+    }
+    for count in &*open {
+        stream.write_all(&publish(*count, true)).await?;
+    }
+    let mut input = Vec::new();
+    let mut pace = tokio::time::interval(Duration::from_millis(1));
+    loop {
+        tokio::select! {
+            read = stream.read_buf(&mut input) => if read? == 0 {
+                return Ok(());
+            },
+            _ = pace.tick(), if open.len() < UNDER_WAY => {
+                told.sent.store(*next, Ordering::SeqCst);
+                open.push_back(*next);
+                *next += 1;
+                stream.write_all(&publish(*next - 1, false)).await?;
+            }
+        }
+        while input.len() >= 4 {
+            let ack: Vec<u8> = input.drain(..4).collect();
+            assert_eq!(ack[..2], [0x40, 2], "nothing but PUBACK is expected");
+            let at = open.iter().position(|count| packet_id(*count) == ack[2..]);
+            let count = at
+                .and_then(|at| open.remove(at))
+                .expect("what is acknowledged was under way");
+            told.acknowledged.lock().unwrap().insert(count);
+        }
     }
 }
 
@@ -107,6 +156,16 @@ async fn a_hundred_kills_lose_no_acknowledged_report() {
     )
     .await
     .good();
+    eventually("the agent to keep the history", async || {
+        let path = "/apis/devices.kubeedge.io/v1beta1/namespaces/default/devices/press-01";
+        let device = get(&pair.edge.api().await, path).await?;
+        let properties = device["spec"]["properties"].as_array()?.clone();
+        properties
+            .iter()
+            .any(|p| p["name"] == "cycles" && p["reportToCloud"] == true)
+            .then_some(())
+    })
+    .await;
     let device = Counter::start(pair.edge.mqtt());
     // At each kill of the agent: what was acknowledged, what was sent.
     let mut kills = Vec::new();
@@ -124,10 +183,10 @@ async fn a_hundred_kills_lose_no_acknowledged_report() {
         }
         pair.edge.kill().await;
         let acknowledged = device.acknowledged();
-        kills.push((acknowledged, device.sent.load(Ordering::SeqCst)));
+        kills.push((acknowledged, device.sent()));
         pair.edge.start_again().await;
         let held = eventually("the agent to answer", async || count(&pair.edge).await).await;
-        let sent = device.sent.load(Ordering::SeqCst);
+        let sent = device.sent();
         assert!(
             held >= acknowledged,
             "round {round}: {acknowledged} was acknowledged, the agent holds {held}"
@@ -137,9 +196,10 @@ async fn a_hundred_kills_lose_no_acknowledged_report() {
             "round {round}: the agent holds {held}, only {sent} were sent"
         );
     }
-    let acknowledged = Arc::clone(&device.acknowledged);
+    let told = Arc::clone(&device.told);
     drop(device);
-    let last = acknowledged.load(Ordering::SeqCst);
+    let acknowledged = told.acknowledged.lock().unwrap().clone();
+    let last = acknowledged.last().copied().unwrap_or(0);
     eventually("the cloud to have caught up", async || {
         let status = get(&pair.hub.api, STATUS).await?;
         let twins = status["status"]["twins"].as_array()?.clone();
@@ -171,8 +231,9 @@ async fn a_hundred_kills_lose_no_acknowledged_report() {
     for (_, count) in &history {
         *counts.entry(*count).or_default() += 1;
     }
-    let missing: Vec<u64> = (1..=last).filter(|n| !counts.contains_key(n)).collect();
+    let missing: Vec<u64> = acknowledged.into_iter().filter(|n| !counts.contains_key(n)).collect();
     assert!(missing.is_empty(), "acknowledged and not in the history: {missing:?}");
+    assert_eq!(told.forgotten.load(Ordering::SeqCst), 0, "the broker forgot a session");
     // A report comes twice only if the device sent it twice: it was under way when its agent was killed.
     for (count, times) in counts {
         let under_way = kills.iter().filter(|(a, s)| (*a + 1..=*s).contains(&count)).count();

@@ -1,7 +1,7 @@
 //! The command line of Kurator Edge: joins gateways, looks at them, edits twins, shows it all in a demo.
 //!
 //! Every command speaks to the same API that `kubectl` does; nothing here has a door of its own. One file per command in
-//! [`commands`]; [`cli`] is the grammar, [`client`] finds and calls the API, [`output`] prints.
+//! `commands`; [`cli`] is the grammar, [`client`] finds and calls the API, [`output`] prints.
 
 use daemon::exit::Failure;
 

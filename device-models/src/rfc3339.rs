@@ -25,7 +25,7 @@ pub(crate) fn format(ms: u64) -> String {
     )
 }
 
-/// Milliseconds of a time in the form that [`format`] writes; fractions of a second are dropped, offsets not read.
+/// Milliseconds of a time in the form that [`format()`] writes; fractions of a second are dropped, offsets not read.
 pub(crate) fn parse(text: &str) -> Option<u64> {
     let number = |from: usize, to: usize| -> Option<u64> {
         let digits = text.get(from..to)?;

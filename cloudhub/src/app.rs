@@ -6,8 +6,8 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use daemon::drain::Drain;
@@ -15,9 +15,10 @@ use daemon::exit::{BAD_CONFIG, FAILED, Failure};
 use daemon::ready::Ready;
 use link::pki::{Cert, Credential, HubCa, Kubeconfig, write_atomic, write_kubeconfig};
 use link::{HubConfig, HubEndpoint, HubLimits};
-use metastore::api::{Identify, User};
+use metastore::api::Identify;
 use metastore::store::Store;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -223,7 +224,9 @@ impl Bound {
             ready: ready.clone(),
             metrics: Arc::clone(&page),
         };
-        let tls = people_tls(&self.ca, &self.server).map_err(|e| failed("the people's port")(&e))?;
+        let wrong = |e: TlsError| failed("the people's port")(&e);
+        let people = PeopleCert::new(&self.server).map_err(wrong)?;
+        let tls = people_tls(&self.ca, Arc::clone(&people)).map_err(wrong)?;
         drop(drain.spawn(metastore::api::serve(self.api, tls, identify(), front, drain.clone())));
         drop(drain.spawn(daemon::health::serve(self.health, ready.clone(), page, drain.clone())));
         drop(drain.spawn(Arc::clone(&fleet).show()));
@@ -231,6 +234,7 @@ impl Bound {
             ca: self.ca,
             dir: self.config.data_dir.join("pki"),
             names: self.names,
+            people,
         };
         let (accepting, stopping) = (Arc::clone(&fleet), drain.clone());
         drop(drain.spawn(async move {
@@ -300,9 +304,20 @@ struct KeepCertificate {
     ca: Arc<HubCa>,
     dir: std::path::PathBuf,
     names: Vec<String>,
+    people: Arc<PeopleCert>,
 }
 
 impl KeepCertificate {
+    /// A new certificate when it is time for one; the people's port shows it from here on.
+    fn renewed(&self, now: u64) -> Result<Option<Credential>, TlsError> {
+        let (server, new) = self.ca.load_or_issue_server(&self.dir, &self.names, now)?;
+        if !new {
+            return Ok(None);
+        }
+        self.people.replace(&server)?;
+        Ok(Some(server))
+    }
+
     async fn keep(self, endpoint: Arc<HubEndpoint>, drain: Drain) {
         loop {
             tokio::select! {
@@ -310,12 +325,9 @@ impl KeepCertificate {
                 () = drain.stopping() => return,
                 () = tokio::time::sleep(SERVER_CERTIFICATE_CHECK) => {}
             }
-            match self
-                .ca
-                .load_or_issue_server(&self.dir, &self.names, daemon::clock::wall_ms())
-            {
-                Ok((_, false)) => {}
-                Ok((server, true)) => {
+            match self.renewed(daemon::clock::wall_ms()) {
+                Ok(None) => {}
+                Ok(Some(server)) => {
                     if let Err(e) = endpoint.set_certificate(&server) {
                         tracing::error!(error = %e, "The hub's new certificate cannot be used.");
                     }
@@ -343,25 +355,57 @@ fn metrics_page(fleet: &Arc<Fleet>) -> daemon::health::Metrics {
     })
 }
 
-/// Who a client certificate of the hub's CA is: its common name, in the groups it names.
+/// Who shows a client certificate of the hub's CA.
 fn identify() -> Identify {
-    Arc::new(|cert| {
-        let cert = Cert::parse(cert).ok()?;
-        (!cert.common_name.is_empty()).then(|| User::new(cert.common_name, cert.organizations))
-    })
+    Arc::new(|cert| embedded::user_of(Cert::parse(cert).ok()?))
 }
 
-fn people_tls(ca: &HubCa, server: &Credential) -> Result<Arc<rustls::ServerConfig>, Box<dyn std::error::Error>> {
+type TlsError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The hub's certificate as the people's port shows it; replaced while connections go on.
+#[derive(Debug)]
+struct PeopleCert(RwLock<Arc<CertifiedKey>>);
+
+impl PeopleCert {
+    fn certified(server: &Credential) -> Result<Arc<CertifiedKey>, TlsError> {
+        let certified = CertifiedKey::from_der(server.chain()?, server.key()?, &daemon::tls::provider())?;
+        Ok(Arc::new(certified))
+    }
+
+    fn new(server: &Credential) -> Result<Arc<Self>, TlsError> {
+        Ok(Arc::new(Self(RwLock::new(Self::certified(server)?))))
+    }
+
+    fn replace(&self, server: &Credential) -> Result<(), TlsError> {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Self::certified(server)?;
+        Ok(())
+    }
+
+    fn current(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ResolvesServerCert for PeopleCert {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+}
+
+fn people_tls(ca: &HubCa, server: Arc<PeopleCert>) -> Result<Arc<rustls::ServerConfig>, TlsError> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.cert().clone())?;
     let provider = daemon::tls::provider();
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .allow_unauthenticated()
         .build()?;
-    let config = rustls::ServerConfig::builder_with_provider(provider)
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(server.chain()?, server.key()?)?;
+        .with_cert_resolver(server);
+    // A resumed handshake would not look at the client's certificate again, nor notice that it has run out.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 
@@ -495,6 +539,29 @@ mod tests {
         let all = reachable(at("0.0.0.0:10443"));
         assert_eq!(all.last().unwrap(), "127.0.0.1:10443");
         assert!(all.iter().all(|a| split_address(a).is_some()), "{all:?}");
+    }
+
+    #[test]
+    fn the_peoples_port_shows_the_renewed_certificate_without_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = daemon::clock::wall_ms();
+        let ca = Arc::new(HubCa::load_or_create(dir.path(), now).unwrap());
+        let names = vec!["localhost".to_owned()];
+        let (server, _) = ca.load_or_issue_server(dir.path(), &names, now).unwrap();
+        let people = PeopleCert::new(&server).unwrap();
+        let keeper = KeepCertificate {
+            ca,
+            dir: dir.path().to_owned(),
+            names,
+            people: Arc::clone(&people),
+        };
+        let first = people.current().cert.clone();
+        let day = 24 * 3600 * 1000;
+        assert!(keeper.renewed(now + day).unwrap().is_none());
+        assert_eq!(people.current().cert, first);
+        let server = keeper.renewed(now + 300 * day).unwrap().unwrap();
+        assert_ne!(people.current().cert, first);
+        assert_eq!(people.current().cert, server.chain().unwrap());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-pub(crate) use access::{Access, node_of};
+pub(crate) use access::{Access, node_of, user_of};
 pub(crate) use admission::DeviceAdmission;
 
 /// Whom the hub itself acts as.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use link::pki::{NODE_GROUP, NODE_PREFIX};
+use link::pki::{Cert, NODE_GROUP, NODE_PREFIX};
 use metastore::api::{Attributes, Authorizer, Decision, User, is_public};
 
 use crate::enroll::Directory;
@@ -42,6 +42,23 @@ impl Access {
     }
 }
 
+/// Before the serial number of the certificate that a gateway showed, among its groups. Nobody else can be in such a group: the hub's CA
+/// copies no groups from a request.
+const CERTIFICATE: &str = "kurator.dev/certificate:";
+
+/// Who a client certificate of the hub's CA is: its common name, in the groups it names; a gateway also in one that tells which of its
+/// certificates it showed, because only the newest count.
+pub(crate) fn user_of(cert: Cert) -> Option<User> {
+    if cert.common_name.is_empty() {
+        return None;
+    }
+    let mut user = User::new(cert.common_name, cert.organizations);
+    if node_of(&user).is_some() {
+        user.groups.push(format!("{CERTIFICATE}{}", cert.serial));
+    }
+    Some(user)
+}
+
 /// The node whose identity this user has.
 pub(crate) fn node_of(user: &User) -> Option<&str> {
     user.name
@@ -57,8 +74,13 @@ impl Authorizer for Access {
         let Some(node) = node_of(user) else {
             return Decision::Deny("only members of system:masters may".to_owned());
         };
-        if self.directory.identity(node).is_none_or(|i| i.revoked) {
+        let Some(identity) = self.directory.identity(node).filter(|i| !i.revoked) else {
             return Decision::Deny("the node is not enrolled, or was revoked".to_owned());
+        };
+        // Who comes through a link shows none here: its session was let in by its certificate and ends with it.
+        let mut shown = user.groups.iter().filter_map(|g| g.strip_prefix(CERTIFICATE));
+        if shown.any(|serial| identity.accepts(serial).is_err()) {
+            return Decision::Deny("the certificate was replaced by a later one".to_owned());
         }
         if self.owns(node, attributes) {
             Decision::Allow

@@ -97,6 +97,25 @@ async fn a_nodes_certificate_reads_its_own_objects_and_no_others() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_a_later_join_replaced_opens_nothing() {
+    let world = World::start().await;
+    let stolen = enrol(&world.admin.token(json!({})).await, "gw-1").await.unwrap();
+    eventually("its Node", async || world.admin.get("/api/v1/nodes/gw-1").await.ok()).await;
+    let thief = Person::with(&kubeconfig(&world.api(), &stolen)).await;
+    assert!(thief.get("/api/v1/nodes/gw-1").await.is_ok());
+    let token = world.admin.token(json!({"node": "gw-1"})).await;
+    let replaced = enrol(&token, "gw-1").await.unwrap();
+    let owner = Person::with(&kubeconfig(&world.api(), &replaced)).await;
+    assert!(owner.get("/api/v1/nodes/gw-1").await.is_ok());
+    // On the connection it already has, and on a new one.
+    for person in [thief, Person::with(&kubeconfig(&world.api(), &stolen)).await] {
+        let (code, message) = person.get("/api/v1/nodes/gw-1").await.unwrap_err();
+        assert_eq!(code, 403);
+        assert!(message.contains("replaced"), "{message}");
+    }
+}
+
+#[tokio::test]
 async fn through_its_link_a_gateway_reads_its_own_objects_and_no_others() {
     let world = World::start().await;
     let one = enrol(&world.admin.token(json!({})).await, "gw-1").await.unwrap();

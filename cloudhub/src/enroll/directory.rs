@@ -43,26 +43,43 @@ pub(crate) struct Directory {
     state: Mutex<State>,
 }
 
+/// A record that a change replaced.
+#[derive(Debug)]
+struct Replaced<K, R> {
+    key: K,
+    before: Option<R>,
+    after: Option<R>,
+}
+
 /// A change to records, with what was there before.
 #[derive(Debug, Default)]
 struct Change {
     ops: Vec<Op>,
-    tokens_before: Vec<(String, Option<TokenRecord>)>,
-    identities_before: Vec<(Arc<str>, Option<Identity>)>,
+    tokens: Vec<Replaced<String, TokenRecord>>,
+    identities: Vec<Replaced<Arc<str>, Identity>>,
 }
 
 impl Change {
     fn token(&mut self, state: &mut State, record: TokenRecord) {
         self.ops.push(put(TOKENS, &record.id, &record));
-        let id = record.id.clone();
-        self.tokens_before.push((id.clone(), state.tokens.insert(id, record)));
+        let key = record.id.clone();
+        let before = state.tokens.insert(key.clone(), record.clone());
+        self.tokens.push(Replaced {
+            key,
+            before,
+            after: Some(record),
+        });
     }
 
     fn identity(&mut self, state: &mut State, identity: Identity) {
         self.ops.push(put(IDENTITIES, &identity.node, &identity));
-        let node: Arc<str> = Arc::from(identity.node.as_str());
-        self.identities_before
-            .push((Arc::clone(&node), state.identities.insert(node, identity)));
+        let key: Arc<str> = Arc::from(identity.node.as_str());
+        let before = state.identities.insert(Arc::clone(&key), identity.clone());
+        self.identities.push(Replaced {
+            key,
+            before,
+            after: Some(identity),
+        });
     }
 
     fn forget_token(&mut self, state: &mut State, id: &str) {
@@ -70,23 +87,42 @@ impl Change {
             bucket: TOKENS.into(),
             key: id.as_bytes().to_vec(),
         });
-        self.tokens_before.push((id.to_owned(), state.tokens.remove(id)));
+        self.tokens.push(Replaced {
+            key: id.to_owned(),
+            before: state.tokens.remove(id),
+            after: None,
+        });
     }
 
-    fn take_back(self, state: &mut State) {
-        for (id, before) in self.tokens_before.into_iter().rev() {
-            match before {
-                Some(record) => drop(state.tokens.insert(id, record)),
-                None => drop(state.tokens.remove(&id)),
+    /// The store did not take it. A record that a later change has built upon stays as that one left it: it stands or falls with the
+    /// later change, which on disk says all of it. What is taken back becomes what is on disk, because what was in memory before may
+    /// itself have been refused since.
+    fn take_back(self, state: &mut State, store: &Store) {
+        for r in self.tokens.into_iter().rev() {
+            if state.tokens.get(&r.key) == r.after.as_ref() {
+                match on_disk(store, TOKENS, &r.key).unwrap_or(r.before) {
+                    Some(record) => drop(state.tokens.insert(r.key, record)),
+                    None => drop(state.tokens.remove(&r.key)),
+                }
             }
         }
-        for (node, before) in self.identities_before.into_iter().rev() {
-            match before {
-                Some(identity) => drop(state.identities.insert(node, identity)),
-                None => drop(state.identities.remove(&node)),
+        for r in self.identities.into_iter().rev() {
+            if state.identities.get(&r.key) == r.after.as_ref() {
+                match on_disk(store, IDENTITIES, &r.key).unwrap_or(r.before) {
+                    Some(identity) => drop(state.identities.insert(r.key, identity)),
+                    None => drop(state.identities.remove(&r.key)),
+                }
             }
         }
     }
+}
+
+/// A record as it is stored; an error when the store cannot say.
+fn on_disk<R: DeserializeOwned>(store: &Store, bucket: &str, key: &str) -> Result<Option<R>, ()> {
+    let stored = store.kv_get(bucket, key.as_bytes()).map_err(drop)?;
+    stored
+        .map(|bytes| serde_json::from_slice(&bytes).map_err(drop))
+        .transpose()
 }
 
 fn put(bucket: &str, key: &str, record: &impl Serialize) -> Op {
@@ -142,7 +178,7 @@ impl Directory {
             (found, self.store.submit(Tx(std::mem::take(&mut change.ops))))
         };
         if let Err(e) = commit.await {
-            change.take_back(&mut self.lock());
+            change.take_back(&mut self.lock(), &self.store);
             return Err(e);
         }
         Ok(found)
@@ -299,4 +335,64 @@ fn records<T: DeserializeOwned>(store: &Store, bucket: &str) -> Result<Vec<T>, S
         }
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use metastore::store::StoreOptions;
+
+    fn identity(serials: &[&str]) -> Identity {
+        let certificate = |serial: &&str| Certificate {
+            serial: (*serial).to_owned(),
+            not_after: u64::MAX,
+            issued: 0,
+        };
+        Identity {
+            node: "gw-1".to_owned(),
+            certificates: serials.iter().map(certificate).collect(),
+            revoked: false,
+            joined: 0,
+            token: "t".to_owned(),
+            request: String::new(),
+            labels: BTreeMap::new(),
+            agent_version: String::new(),
+            arch: String::new(),
+        }
+    }
+
+    /// A renewal and a revocation are under way at once, and the disk takes only the second or none.
+    #[tokio::test]
+    async fn a_change_that_was_not_stored_takes_nothing_later_back_with_it() {
+        for second_is_stored in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, _) = Store::open(StoreOptions::new(dir.path().join("hub.db"))).unwrap();
+            let directory = Directory::open(store.clone()).unwrap();
+            directory
+                .change(|state, change| change.identity(state, identity(&["01"])))
+                .await
+                .unwrap();
+
+            let (mut renewal, mut revocation) = (Change::default(), Change::default());
+            {
+                let mut state = directory.lock();
+                renewal.identity(&mut state, identity(&["01", "02"]));
+                let revoked = Identity {
+                    revoked: true,
+                    ..identity(&["01", "02"])
+                };
+                revocation.identity(&mut state, revoked);
+            }
+            renewal.take_back(&mut directory.lock(), &store);
+            assert_eq!(directory.accepts("gw-1", "01"), Err(IdentityRefusal::Revoked));
+            if second_is_stored {
+                store.commit(Tx(std::mem::take(&mut revocation.ops))).await.unwrap();
+            } else {
+                revocation.take_back(&mut directory.lock(), &store);
+            }
+            let again = Directory::open(store).unwrap();
+            assert_eq!(directory.identity("gw-1"), again.identity("gw-1"));
+            assert_eq!(directory.identity("gw-1").unwrap().revoked, second_is_stored);
+        }
+    }
 }

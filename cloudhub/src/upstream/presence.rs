@@ -144,7 +144,11 @@ impl Presence {
         if let Some(own) = list.iter().find(|c| is_ready(c))
             && self.connected
             && own.get("status").and_then(Value::as_str) == Some("False")
-            && own.get("reason").and_then(Value::as_str) != Some("GatewayOffline")
+            // What the hub itself wrote earlier is not the gateway's word.
+            && !matches!(
+                own.get("reason").and_then(Value::as_str),
+                Some("GatewayOffline" | "GatewayRevoked")
+            )
         {
             let text = |key: &str| own.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
             (ready, reason, message) = ("False".to_owned(), text("reason"), text("message"));
@@ -204,6 +208,18 @@ mod tests {
             json!({"conditions": [{"type": "Ready", "status": "False", "reason": "RuntimeDown", "message": "m"}]});
         on.put_ready(&mut status, None, 1000);
         assert_eq!(status["conditions"][0]["reason"], "RuntimeDown");
+        let mut thrown_out = json!({"conditions": []});
+        let revoked = Presence {
+            revoked: true,
+            ..Presence::default()
+        };
+        revoked.put_ready(&mut thrown_out, None, 1000);
+        assert_eq!(thrown_out["conditions"][0]["reason"], "GatewayRevoked");
+        on.put_ready(&mut thrown_out, None, 2000);
+        assert_eq!(
+            thrown_out["conditions"][0]["status"], "True",
+            "let in again, it is ready"
+        );
         let mut odd = json!({"conditions": "?"});
         on.put_ready(&mut odd, None, 1000);
         assert_eq!(odd["conditions"][0]["status"], "True");

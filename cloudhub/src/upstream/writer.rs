@@ -58,6 +58,19 @@ pub(crate) enum Observed {
     Gone,
 }
 
+impl Job {
+    /// Whether this is what `node` said.
+    fn is_of(&self, node: &str) -> bool {
+        match self {
+            Self::Status { node: from, .. }
+            | Self::StatusGone { node: from }
+            | Self::Twins { node: from, .. }
+            | Self::TwinsGone { node: from } => **from == *node,
+            Self::Orphan | Self::Node { .. } | Self::EdgeNode => false,
+        }
+    }
+}
+
 impl Merge for Job {
     fn merge(self, newer: Self) -> Self {
         match (self, newer) {
@@ -67,6 +80,9 @@ impl Merge for Job {
                     observed: Observed::Same,
                 },
             ) => Self::Node { observed },
+            // A gateway takes back only what is its own, not what another reports by now.
+            (reported @ Self::Status { .. }, Self::StatusGone { node }) if !reported.is_of(&node) => reported,
+            (set @ Self::Twins { .. }, Self::TwinsGone { node }) if !set.is_of(&node) => set,
             (_, newer) => newer,
         }
     }
@@ -273,6 +289,28 @@ mod tests {
         assert_eq!(outbox.take().written[&7], [(key, "no such device".to_owned())]);
         Batch::new(8, 0, Arc::clone(&outbox));
         assert!(outbox.take().written[&8].is_empty());
+    }
+
+    #[test]
+    fn a_removal_takes_back_only_what_its_own_gateway_said() {
+        let body = Bytes::from_static(b"{}");
+        let node = |name: &str| Arc::<str>::from(name);
+        let status = Job::Status {
+            node: node("gw-1"),
+            body: body.clone(),
+            hash: 1,
+        };
+        let gone = |name| Job::StatusGone { node: node(name) };
+        assert!(matches!(status.clone().merge(gone("gw-2")), Job::Status { node, .. } if &*node == "gw-1"));
+        assert!(matches!(status.merge(gone("gw-1")), Job::StatusGone { .. }));
+        let twins = Job::Twins {
+            node: node("gw-1"),
+            body,
+            hash: 1,
+        };
+        let gone = |name| Job::TwinsGone { node: node(name) };
+        assert!(matches!(twins.clone().merge(gone("gw-2")), Job::Twins { .. }));
+        assert!(matches!(twins.merge(gone("gw-1")), Job::TwinsGone { .. }));
     }
 
     #[test]

@@ -145,8 +145,20 @@ impl Shared {
 
     async fn delete_status(&self, key: &Key, namespace: &str, name: &str) -> Result<(), ApiError> {
         // Before the watch tells of it, so that nobody takes it for a loss.
+        let mark = self.index.marked(key);
         self.index.forget(key);
-        self.objects.delete(DEVICE_STATUS, namespace, name).await
+        let deleted = self.objects.delete(DEVICE_STATUS, namespace, name).await;
+        if deleted.is_err() {
+            self.remember(key, mark);
+        }
+        deleted
+    }
+
+    /// The object is still there after all: whoever tries again must find whose it is, or it would pass for done.
+    fn remember(&self, key: &Key, mark: Option<(Arc<str>, Hash)>) {
+        if self.index.marked(key).is_none() {
+            self.index.mark(key, mark, 0);
+        }
     }
 
     async fn merge_twins(
@@ -194,15 +206,19 @@ impl Shared {
     }
 
     async fn forget_twins(&self, key: &Key, namespace: &str, name: &str, node: &Arc<str>) -> Result<(), ApiError> {
-        match self.index.marked(key) {
-            Some((owner, _)) if owner == *node => {}
+        let mark = self.index.marked(key);
+        match &mark {
+            Some((owner, _)) if owner == node => {}
             _ => return Ok(()),
         }
         self.index.forget(key);
         let patch = json!({"metadata": {"annotations": {TWINS: null, TWINS_FROM: null}}});
         match self.objects.merge_patch(DEVICE, namespace, name, &patch).await {
             Ok(_) | Err(ApiError::NotFound) => Ok(()),
-            Err(e) => Err(e),
+            Err(e) => {
+                self.remember(key, mark);
+                Err(e)
+            }
         }
     }
 

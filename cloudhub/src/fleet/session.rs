@@ -124,6 +124,14 @@ struct Run<'a> {
 /// A commit that a journal waits for: (stream, cursor, records, dropped).
 type Stored = (Arc<str>, u64, u64, u64);
 
+/// What a gateway said of a journal.
+enum Records {
+    /// These, from this number on.
+    Came { first: u64, records: Vec<bytes::Bytes> },
+    /// These will never come.
+    Dropped { from: u64, to: u64 },
+}
+
 impl Run<'_> {
     /// The application's side. Returns the session's entry when it was taken in.
     async fn until_end(self, handle: SessionHandle, mut events: Events) -> Option<Arc<Live>> {
@@ -244,12 +252,21 @@ struct Work<'a> {
 
 impl Work<'_> {
     async fn until_end(&mut self, events: &mut Events) -> Result<(), Stop> {
-        let mut commits = FuturesOrdered::new();
+        // One at a time: a full disk may refuse a large commit and take a smaller one behind it, whose cursor would then stand for
+        // records that were never stored. What waits is bounded by the session's window.
+        let mut commit = FuturesOrdered::new();
+        let mut connected = true;
+        let mut waiting = VecDeque::new();
         loop {
+            if commit.is_empty()
+                && let Some(records) = waiting.pop_front()
+            {
+                commit.push_back(self.store(records).await);
+            }
             tokio::select! {
                 biased;
                 () = self.live.outbox.rung() => self.wanted().await?,
-                Some(stored) = commits.next(), if !commits.is_empty() => self.stored(stored).await?,
+                Some(stored) = commit.next(), if !commit.is_empty() => self.stored(stored).await?,
                 event = events.next() => match event {
                     None => return Ok(()),
                     Some(Event::JournalAccepted { stream, accepted_to }) => {
@@ -257,23 +274,39 @@ impl Work<'_> {
                         self.live.set_journals(self.journals.accounts());
                     }
                     Some(Event::Journal { stream, first_seq, records }) => {
-                        let (commit, cursor, new) = self.journals.append(&stream, first_seq, records).await;
-                        commits.push_back(settle(commit, (stream, cursor, new, 0)));
+                        waiting.push_back((stream, Records::Came { first: first_seq, records }));
                     }
                     Some(Event::JournalDropped { stream, from, to, reason }) => {
                         tracing::info!(node = %self.live.node, %stream, from, to, ?reason, "A gateway had to drop records.");
-                        let (commit, cursor, lost) = self.journals.dropped(&stream, from, to).await;
-                        commits.push_back(settle(commit, (stream, cursor, 0, lost)));
+                        waiting.push_back((stream, Records::Dropped { from, to }));
                     }
                     Some(event) => self.event(event).await?,
                 },
-                stream = self.run.connection.accept_bi() => match stream {
+                stream = self.run.connection.accept_bi(), if connected => match stream {
                     Ok(stream) => self.run.fleet.serve_stream(&self.live.node, stream),
-                    // The session's own stream ends with the connection; its driver says so.
-                    Err(_) => std::future::pending().await,
+                    // The session's own stream ends with the connection; its driver says so, and may need a while for that.
+                    Err(_) => connected = false,
                 },
             }
         }
+    }
+
+    /// Begins to make what a gateway's journal said safe.
+    async fn store(
+        &mut self,
+        (stream, said): (Arc<str>, Records),
+    ) -> impl Future<Output = Result<Stored, CommitError>> + use<> {
+        let (commit, cursor, records, dropped) = match said {
+            Records::Came { first, records } => {
+                let (commit, cursor, new) = self.journals.append(&stream, first, records).await;
+                (commit, cursor, new, 0)
+            }
+            Records::Dropped { from, to } => {
+                let (commit, cursor, lost) = self.journals.dropped(&stream, from, to).await;
+                (commit, cursor, 0, lost)
+            }
+        };
+        settle(commit, (stream, cursor, records, dropped))
     }
 
     /// What the rest of the hub wants.

@@ -21,6 +21,8 @@ pub(super) struct Batch {
     pub(super) touched: BTreeSet<Id>,
     /// Other operations: journal records, deletions, Devices.
     pub(super) ops: Vec<Op>,
+    /// What of both no request asked for: nobody sends it again if the commit fails.
+    pub(super) unasked: (BTreeSet<Id>, Vec<Op>),
     /// Desired registers to be written into the Device, of the last request; only requests that are alone have any.
     pub(super) desired: Option<serde_json::Value>,
     /// Answers, in order.
@@ -40,6 +42,7 @@ impl Batch {
     /// One that begins with what is left to do from elsewhere.
     pub(super) fn with(touched: BTreeSet<Id>, ops: Vec<Op>) -> Self {
         Self {
+            unasked: (touched.clone(), ops.clone()),
             touched,
             ops,
             ..Self::default()

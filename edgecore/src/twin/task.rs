@@ -8,13 +8,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use daemon::clock::wall_ms;
+use daemon::backoff::FullJitter;
+use daemon::clock::{since_start, wall_ms};
 use daemon::drain::Drain;
 use device_models::payload;
 use device_models::topic::{self, Answer, DeviceAddress, Form};
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
-use metastore::store::{CommitError, Committed, Event, EventKind, Expect, Op, Store, StoreError, Watch, WatchError};
+use metastore::store::{
+    CommitError, Committed, Event, EventKind, Expect, ObjectKey, Op, Store, StoreError, Watch, WatchError,
+};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
@@ -33,6 +37,8 @@ const BATCH: usize = 4096;
 const TAKE: usize = 512;
 /// Attempts of a desired write when the hub or the local API changes the same Device meanwhile.
 pub(super) const RACES: usize = 16;
+/// Waits before what no request asked for is tried again.
+const LATER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// The namespace that old topics mean.
 const DEFAULT: &str = "default";
@@ -66,11 +72,22 @@ pub(super) struct Task {
     stale: BTreeSet<Id>,
     /// Operations for the next transaction.
     chores: Vec<Op>,
+    later: Later,
+}
+
+/// What no request asked for and could not be stored: tried again after a pause, for nobody else will.
+struct Later {
+    stale: BTreeSet<Id>,
+    chores: Vec<Op>,
+    /// When, since the start of the process; `None` when there is nothing.
+    due: Option<Duration>,
+    backoff: FullJitter,
 }
 
 /// What happened.
 enum Action {
     Stop,
+    Later,
     Landed(Landed),
     Changed(Result<Arc<Event>, WatchError>),
     Commands(Vec<Command>),
@@ -90,11 +107,6 @@ impl Task {
         let devices = parts.store.watch(objects::device_scope(DEVICES), devices_at)?;
         let models = parts.store.watch(objects::device_scope(MODELS), models_at)?;
         parts.metrics.devices.set(table.devices.len() as u64);
-        let delete = |key| Op::Delete {
-            key,
-            expect: Expect::Any,
-            uid: None,
-        };
         Ok(Self {
             parts,
             table,
@@ -105,6 +117,12 @@ impl Task {
             doubtful: BTreeSet::new(),
             stale,
             chores: orphans.into_iter().map(delete).collect(),
+            later: Later {
+                stale: BTreeSet::new(),
+                chores: Vec::new(),
+                due: None,
+                backoff: FullJitter::new(LATER.0, LATER.1),
+            },
         })
     }
 
@@ -122,6 +140,7 @@ impl Task {
                     }
                 }
                 Action::Commands(commands) => self.take(commands),
+                Action::Later => self.try_again(),
             }
         }
         while let Some(landed) = self.flights.next().await {
@@ -132,12 +151,15 @@ impl Task {
     async fn select(&mut self, drain: &Drain) -> Action {
         let room = self.flights.len() < UNDER_WAY && self.doubtful.is_empty() && self.waiting.is_empty();
         let mut commands = Vec::new();
+        let due = self.later.due;
+        let pause = due.unwrap_or_default().saturating_sub(since_start());
         tokio::select! {
             biased;
             () = drain.stopping() => Action::Stop,
             Some(landed) = self.flights.next() => Action::Landed(landed),
             event = self.models.next() => Action::Changed(event),
             event = self.devices.next() => Action::Changed(event),
+            () = tokio::time::sleep(pause), if due.is_some() => Action::Later,
             taken = self.parts.commands.recv_many(&mut commands, TAKE), if room => {
                 if taken == 0 { Action::Stop } else { Action::Commands(commands) }
             }
@@ -225,7 +247,10 @@ impl Task {
         }
     }
 
-    pub(super) fn succeeded(&self, committed: Option<&Committed>, batch: Batch) {
+    pub(super) fn succeeded(&mut self, committed: Option<&Committed>, batch: Batch) {
+        if !(batch.unasked.0.is_empty() && batch.unasked.1.is_empty()) {
+            self.later.backoff.reset();
+        }
         let metrics = &self.parts.metrics;
         metrics.reports_accepted.add(batch.accepted);
         metrics.requests_rejected.add(batch.rejected);
@@ -239,15 +264,36 @@ impl Task {
         batch.done(self.outlet());
     }
 
-    pub(super) fn failed(&mut self, error: &CommitError, batch: Batch) {
+    pub(super) fn failed(&mut self, error: &CommitError, mut batch: Batch) {
         let (code, reason) = match error {
             CommitError::Full => (507, "the gateway's disk is full; the report was not stored".to_owned()),
             other => (500, format!("the report was not stored: {other}")),
         };
         tracing::warn!(%error, requests = batch.len(), "Requests of devices were not stored.");
         self.doubtful.extend(batch.touched.iter().cloned());
+        let (stale, chores) = std::mem::take(&mut batch.unasked);
+        if !(stale.is_empty() && chores.is_empty()) {
+            self.later.stale.extend(stale);
+            self.later.chores.extend(chores);
+            self.later.due = Some(since_start() + self.later.backoff.next_wait());
+        }
         let refused = batch.failed(self.outlet(), wall_ms(), code, &reason);
         self.parts.metrics.requests_failed.add(refused);
+    }
+
+    /// Takes up what could not be stored before. A device that came again meanwhile keeps its DeviceStatus.
+    fn try_again(&mut self) {
+        self.later.due = None;
+        let devices = &self.table.devices;
+        let known = |id: &Id| devices.contains_key(id);
+        let stale = std::mem::take(&mut self.later.stale);
+        self.stale.extend(stale.into_iter().filter(known));
+        let chores = std::mem::take(&mut self.later.chores);
+        self.chores.extend(
+            chores
+                .into_iter()
+                .filter(|op| !matches!(op, Op::Delete { key, .. } if known(&table::id_of(key)))),
+        );
     }
 
     /// Reads the twins anew whose last change did not reach the store.
@@ -306,11 +352,7 @@ impl Task {
                 let id = table::id_of(key);
                 if let Some(status) = self.table.remove(&id) {
                     self.stale.remove(&id);
-                    self.chores.push(Op::Delete {
-                        key: status,
-                        expect: Expect::Any,
-                        uid: None,
-                    });
+                    self.chores.push(delete(status));
                     self.membership_changed(&id, false);
                 }
             }
@@ -318,7 +360,7 @@ impl Task {
     }
 
     /// A Device as it is now.
-    fn device(&mut self, key: &metastore::store::ObjectKey, device: &Value) {
+    fn device(&mut self, key: &ObjectKey, device: &Value) {
         let id = table::id_of(key);
         let delta = match self.table.update(key, device) {
             Some(change) => {
@@ -391,6 +433,23 @@ impl Task {
         }
     }
 
+    /// Everything was read anew: tells devices what the watches did not bring. Which desired values are new is not known, so all that
+    /// differ are told.
+    fn read_again(&mut self, before: &Table) {
+        for (id, entry) in &mut self.table.devices {
+            entry.plain = before.devices.get(id).is_some_and(|was| was.plain);
+        }
+        let (now, was) = (&self.table.devices, &before.devices);
+        for id in now.keys().filter(|id| !was.contains_key(*id)) {
+            self.membership_changed(id, true);
+        }
+        for id in was.keys().filter(|id| !now.contains_key(*id)) {
+            self.membership_changed(id, false);
+        }
+        let differing = now.iter().filter(|(_, entry)| entry.twin.differs());
+        self.publish_deltas(differing.map(|(id, _)| Arc::clone(id)).collect());
+    }
+
     /// A watch fell behind (it should not: its memory is the store's) or the store ended. Reads everything again in the first case.
     async fn restart_watches(&mut self, error: &WatchError) -> bool {
         if matches!(error, WatchError::Closed) {
@@ -409,8 +468,12 @@ impl Task {
         });
         match read {
             Ok((table, loaded, devices, models)) => {
-                (self.table, self.devices, self.models) = (table, devices, models);
+                (self.devices, self.models) = (devices, models);
+                let before = std::mem::replace(&mut self.table, table);
+                self.doubtful.clear();
                 self.stale = loaded.stale;
+                self.chores = loaded.orphans.into_iter().map(delete).collect();
+                self.read_again(&before);
                 true
             }
             Err(e) => {
@@ -418,6 +481,14 @@ impl Task {
                 false
             }
         }
+    }
+}
+
+fn delete(key: ObjectKey) -> Op {
+    Op::Delete {
+        key,
+        expect: Expect::Any,
+        uid: None,
     }
 }
 

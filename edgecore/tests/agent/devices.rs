@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use metastore::store::{Expect, Op, Tx};
 use serde_json::{Value, json};
 
 use crate::harness::{Client, NODE, api, config, device, free_device, model, put, reported, start, timeless, until};
@@ -362,6 +363,96 @@ async fn a_full_disk_refuses_reports_and_heals() {
     let mut c = Client::connect(&agent, "c2", &[]).await;
     c.report("d0", "p0", "fits").await;
     assert_eq!(reported(&agent, "d0", "p0").as_deref(), Some("fits"));
+    agent.stop().await;
+}
+
+/// The disk is full when a Device comes and another goes: nobody asks again for their DeviceStatuses, the agent does it by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statuses_that_a_full_disk_held_up_follow_when_it_has_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    let agent = start(&config).await;
+    put(&agent, &[free_device("old")]).await;
+    soon_api(&agent).await;
+    agent.stop().await;
+
+    let size = std::fs::metadata(dir.path().join("data/edgecore.db")).unwrap().len();
+    config.store_max_bytes = Some(size + 1024 * 1024);
+    let agent = start(&config).await;
+    let fill = |n: u32| Op::KvPut {
+        bucket: "fill".into(),
+        key: n.to_be_bytes().to_vec(),
+        value: vec![0; 4 * 1024],
+    };
+    let free = |n: u32| Op::KvDelete {
+        bucket: "fill".into(),
+        key: n.to_be_bytes().to_vec(),
+    };
+    let mut filled = 0;
+    while agent.store().commit(Tx(vec![fill(filled)])).await.is_ok() {
+        filled += 1;
+    }
+    assert!(filled > 10);
+    // As much room as the Device itself needs and no more.
+    let mut device = free_device("new");
+    let text: String = (0..20_000).map(|_| fastrand::alphanumeric()).collect();
+    device["spec"]["properties"] = json!([{"name": "p", "desired": {"value": text}}]);
+    let come = || {
+        Tx::new()
+            .put(crate::harness::key("devices", "new"), device.clone(), Expect::Any)
+            .delete(crate::harness::key("devices", "old"), Expect::Any)
+    };
+    let mut freed = 0;
+    while agent.store().commit(come()).await.is_err() {
+        agent.store().commit(Tx(vec![free(freed)])).await.unwrap();
+        freed += 1;
+    }
+    let status = |name: &str| {
+        let status = agent.store().get(&crate::harness::key("devicestatuses", name));
+        status.unwrap().is_some()
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!status("new"), "there was room");
+    for n in freed..filled {
+        agent.store().commit(Tx(vec![free(n)])).await.unwrap();
+    }
+    until("the statuses follow", || status("new") && !status("old")).await;
+    agent.stop().await;
+}
+
+/// More changes at once than the store remembers for watchers: the device still hears what is wanted of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delta_is_not_lost_when_changes_come_faster_than_they_are_watched() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = start(&config(dir.path())).await;
+    put(&agent, &[free_device("d0")]).await;
+    let mut c = Client::connect(
+        &agent,
+        "c",
+        &[
+            "$hw/events/device/+/+/twin/update/delta",
+            "$hw/events/node/+/membership/updated",
+        ],
+    )
+    .await;
+    c.report("d0", "p", "0").await;
+    let wanting = |value: usize| {
+        let mut device = free_device("d0");
+        device["spec"]["properties"] = json!([{"name": "p", "desired": {"value": value.to_string()}}]);
+        device
+    };
+    let mut tx = Tx::new();
+    for n in 1..=15_000 {
+        tx = tx.put(crate::harness::key("devices", "d0"), wanting(n), Expect::Any);
+    }
+    tx = tx.put(crate::harness::key("devices", "d1"), free_device("d1"), Expect::Any);
+    agent.store().commit(tx).await.unwrap();
+    let (mut delta, mut member) = (false, false);
+    while !(delta && member) {
+        let (topic, message) = c.next().await;
+        delta |= topic.ends_with("delta") && message["delta"]["p"] == "15000";
+        member |= topic.ends_with("updated") && message["added_devices"][0]["name"] == "d1";
+    }
     agent.stop().await;
 }
 

@@ -16,7 +16,7 @@ use daemon::ready::Block;
 use device_models::CRDS;
 use link::pki::{Cert, Kubeconfig, LocalCa, PkiError, write_kubeconfig};
 use metastore::api::{ApiServer, BuildError, Identify, User, builtin_kinds, serve};
-use metastore::store::{CommitError, Expect, Store, StoreError, Tx};
+use metastore::store::{CommitError, Expect, Store, StoreError, Tx, WatchError};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use serde_json::Value;
@@ -197,20 +197,26 @@ impl Meta {
 
     /// Follows what the hub says about this gateway's labels, until the drain begins.
     pub(crate) async fn follow_labels(self, drain: Drain) {
-        let Ok(mut changes) = self.store.watch(objects::edge_node_scope(), self.store.revision()) else {
-            return;
-        };
         loop {
-            let changed = tokio::select! {
-                biased;
-                () = drain.stopping() => return,
-                changed = changes.next() => changed,
-            };
-            if changed.is_err() {
+            // From a revision on, then the Node as of now: what the hub says between the two is not missed.
+            let Ok(mut changes) = self.store.watch(objects::edge_node_scope(), self.store.revision()) else {
                 return;
-            }
-            if let Err(e) = self.write_node().await {
-                tracing::warn!(error = %e, "The Node cannot be written.");
+            };
+            loop {
+                if let Err(e) = self.write_node().await {
+                    tracing::warn!(error = %e, "The Node cannot be written.");
+                }
+                let changed = tokio::select! {
+                    biased;
+                    () = drain.stopping() => return,
+                    changed = changes.next() => changed,
+                };
+                match changed {
+                    Ok(_) => {}
+                    // It fell behind: begin anew.
+                    Err(WatchError::Gone(_)) => break,
+                    Err(_) => return,
+                }
             }
         }
     }

@@ -29,7 +29,7 @@ use crate::meta::Meta;
 use crate::metrics::Metrics;
 use crate::stamps::Stamps;
 use crate::twin::Twins;
-use crate::uplink::{Uplink, recover_certificate};
+use crate::uplink::{RotationNotBefore, Uplink, recover_certificate};
 
 /// How long the parts of the agent may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -176,6 +176,7 @@ impl Agent {
             twins,
             metrics: Arc::clone(&metrics),
             api: api_out.clone(),
+            rotation: RotationNotBefore::default(),
         };
         if uplink.configured() {
             drop(outer.spawn(uplink.run(outer.clone())));

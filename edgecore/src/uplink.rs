@@ -28,7 +28,7 @@ use rustls::pki_types::pem::PemObject as _;
 use tokio::sync::watch;
 
 pub(crate) use mirror::is_mirrored;
-pub(crate) use rotation::recover as recover_certificate;
+pub(crate) use rotation::{NotBefore as RotationNotBefore, recover as recover_certificate};
 
 use self::pace::{Ended, Pace};
 use crate::metrics::Metrics;
@@ -50,6 +50,8 @@ pub(crate) struct Uplink {
     pub(crate) metrics: Arc<Metrics>,
     /// The local API once it is up; the hub's requests wait for it.
     pub(crate) api: watch::Receiver<Option<ApiServer>>,
+    /// When a new certificate may be asked for next.
+    pub(crate) rotation: RotationNotBefore,
 }
 
 impl Uplink {

@@ -16,13 +16,11 @@ use link::driver::{self, End, Events, SessionHandle};
 use link::{CloseCode, Closed, Connection, Dialer, Goodbye, Stream, StreamKind, Transport, tunnel};
 use metastore::api::{ApiBody, ApiServer, MASTERS, User};
 use metastore::store::{DropReason as Forced, Store, Tx};
-use proto::{
-    Applied, Change, DropReason, DroppedRange, EdgeConfig, Event, JournalCursor, Key, KeyState, Rotation, Session,
-};
+use proto::{Change, DropReason, DroppedRange, EdgeConfig, Event, JournalCursor, Key, KeyState, Rotation, Session};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::mirror::Mirror;
+use super::mirror::{Mirror, Outcome};
 use super::observed::{Observed, Pending};
 use super::pace::Ended;
 use super::rotation::Rotations;
@@ -135,7 +133,7 @@ impl<'u> Live<'u> {
             pending: Pending::default(),
             batches,
             telemetry,
-            rotations: Rotations::new(&uplink.pki),
+            rotations: Rotations::new(&uplink.pki, uplink.rotation.clone()),
             welcomed: false,
         })
     }
@@ -385,8 +383,8 @@ async fn apply(
                 None => return,
             },
         };
-        let applied: Applied = if batch.changes.is_empty() {
-            Applied::default()
+        let Outcome { applied, again } = if batch.changes.is_empty() {
+            Outcome::default()
         } else {
             // Abandoned only when the session is over: what was not acknowledged comes again.
             let applied = tokio::select! {
@@ -404,7 +402,13 @@ async fn apply(
         };
         let number = batch.number;
         if session
-            .call(move |session, _| session.applied(number, applied))
+            .call(move |session, _| {
+                // Before the acknowledgement: its digest is what tells the hub.
+                for key in again {
+                    session.mirror_forget(key);
+                }
+                session.applied(number, applied);
+            })
             .await
             .is_err()
         {

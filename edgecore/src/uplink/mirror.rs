@@ -7,6 +7,8 @@
 //!
 //! It never judges by anything but the object and the store, so a refusal is the same whenever it is looked at again.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::backoff::FullJitter;
@@ -25,6 +27,8 @@ use crate::stamps::Stamps;
 pub(crate) const BUCKET: &str = "mirror";
 /// Attempts of one batch when local writers change the same Devices meanwhile.
 const MAX_RACES: usize = 16;
+/// Refused Devices asked for again with one batch: a transaction has its bounds.
+const MAX_AGAIN: usize = 2048;
 /// Waits between attempts while the disk is full: nobody gains by asking it often.
 const FULL_BASE: Duration = Duration::from_secs(1);
 const FULL_CAP: Duration = Duration::from_secs(30);
@@ -43,6 +47,15 @@ pub(crate) struct Mirror {
 struct Decision {
     ops: Vec<Op>,
     refused: Option<String>,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// For the acknowledgement.
+    pub(crate) applied: Applied,
+    /// Devices refused before that a changed DeviceModel may allow now: the session is to forget them, so that they come again.
+    pub(crate) again: Vec<Key>,
 }
 
 impl Mirror {
@@ -76,20 +89,20 @@ impl Mirror {
     ///
     /// # Errors
     /// When the store is closed or damaged.
-    pub(crate) async fn apply(&self, changes: Vec<Change>, metrics: &Metrics) -> Result<Applied, CommitError> {
+    pub(crate) async fn apply(&self, changes: Vec<Change>, metrics: &Metrics) -> Result<Outcome, CommitError> {
         let mut pause = FullJitter::new(FULL_BASE, FULL_CAP);
         let mut races = 0;
         loop {
-            let (tx, applied) = self.plan(&changes)?;
+            let (tx, outcome) = self.plan(&changes)?;
             match self.store.commit(tx).await {
                 Ok(_) => {
-                    let refused = applied.refused.len();
+                    let refused = outcome.applied.refused.len();
                     metrics.desired_refused.add(refused as u64);
                     metrics.desired_applied.add((changes.len() - refused) as u64);
-                    for (key, reason) in &applied.refused {
+                    for (key, reason) in &outcome.applied.refused {
                         tracing::warn!(%key, %reason, "An object of the hub was refused.");
                     }
-                    return Ok(applied);
+                    return Ok(outcome);
                 }
                 // A local writer was faster: look again at what is there now.
                 Err(CommitError::Conflict { .. } | CommitError::Exists(_) | CommitError::NotFound(_))
@@ -106,7 +119,7 @@ impl Mirror {
         }
     }
 
-    fn plan(&self, changes: &[Change]) -> Result<(Tx, Applied), CommitError> {
+    fn plan(&self, changes: &[Change]) -> Result<(Tx, Outcome), CommitError> {
         let now = objects::rfc3339(daemon::clock::wall_ms());
         let mut ops = Vec::with_capacity(changes.len() * 2 + 1);
         let mut applied = Applied::default();
@@ -131,8 +144,37 @@ impl Mirror {
             };
             ops.push(record.op(&change.key));
         }
+        let mut again = Vec::new();
+        for (key, held) in self.allowed_again(changes).map_err(read_failed)? {
+            ops.push(Record { held, refused: None }.op(&key));
+            again.push(key);
+        }
         ops.push(self.stamps.persist());
-        Ok((Tx(ops), applied))
+        Ok((Tx(ops), Outcome { applied, again }))
+    }
+
+    /// Refused Devices in the namespaces of the DeviceModels of this batch, with the hash of what is held of each. The bodies are
+    /// not here any more; their keys are no longer counted as dealt with, so the hub sends them again.
+    fn allowed_again(&self, changes: &[Change]) -> Result<Vec<(Key, Option<Hash>)>, StoreError> {
+        let namespaces: BTreeSet<_> = changes
+            .iter()
+            .filter_map(|change| model_namespace(&change.key))
+            .collect();
+        let mut found = Vec::new();
+        for namespace in namespaces {
+            let prefix = objects::device_key(DEVICES, &namespace, "").to_string();
+            for (key, record) in self.store.kv_scan(BUCKET, prefix.as_bytes())? {
+                let (Ok(key), Some(record)) = (str::from_utf8(&key), Record::decode(&record)) else {
+                    continue;
+                };
+                // What this batch itself brings is held to the batch's models already.
+                let known = || changes.iter().any(|change| *change.key == *key);
+                if matches!(record.refused, Some((Some(_), _))) && found.len() < MAX_AGAIN && !known() {
+                    found.push((Key::from(key), record.held));
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Hash of what is held under a key.
@@ -264,6 +306,12 @@ impl Mirror {
 pub(crate) fn is_mirrored(store: &Store, key: &ObjectKey) -> Result<bool, StoreError> {
     let record = store.kv_get(BUCKET, key.to_string().as_bytes())?;
     Ok(record.and_then(|record| Record::decode(&record)?.held).is_some())
+}
+
+/// The namespace of a DeviceModel's replica key.
+fn model_namespace(key: &str) -> Option<Arc<str>> {
+    let key = objects::parse_replica_key(key).filter(known)?;
+    (&*key.resource == MODELS).then_some(key.namespace)
 }
 
 fn known(key: &ObjectKey) -> bool {

@@ -32,6 +32,8 @@ pub(crate) struct Mind {
     connection: Option<Connection>,
     pub(crate) sessions: usize,
     in_sync: [bool; 2],
+    /// Certificates it renews are past two thirds of their life at once.
+    pub(crate) brief: bool,
 }
 
 pub(crate) struct Hub {
@@ -260,7 +262,7 @@ async fn answer(handle: &SessionHandle, connection: &Connection, ca: &HubCa, min
             tell(handle, move |s, _| s.journal_stored(&stream, cursor)).await;
         }
         Event::Rotate { csr } => {
-            let chain = crate::link_tests::issue_der(ca, &csr);
+            let chain = crate::link_tests::issue_der(ca, &csr, mind.lock().unwrap().brief);
             tell(handle, move |s, _| s.rotated(Rotation::Issued(chain))).await;
         }
         _ => {}

@@ -36,11 +36,11 @@ pub(crate) fn issue(ca: &HubCa, csr: &[u8], valid: Duration) -> String {
         .chain_pem
 }
 
-pub(crate) fn issue_der(ca: &HubCa, csr: &[u8]) -> Vec<Bytes> {
+pub(crate) fn issue_der(ca: &HubCa, csr: &[u8], brief: bool) -> Vec<Bytes> {
     let profile = NodeProfile {
         node: NODE,
         trust_domain: "test.local",
-        valid: Duration::from_secs(90 * 86_400),
+        valid: Duration::from_secs(if brief { 100 } else { 90 * 86_400 }),
     };
     let cert = ca.issue_node(csr, &profile, daemon::clock::wall_ms()).unwrap();
     cert.chain.iter().map(|der| Bytes::copy_from_slice(der)).collect()
@@ -264,6 +264,44 @@ async fn what_cannot_be_applied_is_refused_by_key_and_the_rest_flows_on() {
     hub.cut().await;
 }
 
+/// Model and Device travel apart: a value refused under the old model is taken when the model that allows it comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_came_before_its_wider_model_is_taken_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut hub = Hub::start(dir.path()).await;
+    hub.desire(MODEL_KEY, model()).await;
+    hub.desire(&device_key("d0"), hubs_device("90", 1000)).await;
+    let mut config = config(dir.path());
+    config.hubs = vec![hub.address.to_string()];
+    hub.enroll(&config.pki);
+    let agent = start(&config).await;
+    hub.in_sync().await;
+    assert_eq!(desired(&agent), "90");
+
+    hub.desire(&device_key("d0"), hubs_device("300", 2000)).await;
+    hub.desire(&device_key("d1"), {
+        let mut other = hubs_device("9000", 2000);
+        other["metadata"]["name"] = "d1".into();
+        other
+    })
+    .await;
+    hub.until("two refusals", |mind| mind.refused.len() >= 2).await;
+    assert_eq!(desired(&agent), "90");
+    let mut wider = model();
+    wider["spec"]["properties"][1]["maximum"] = "400".into();
+    hub.desire(MODEL_KEY, wider).await;
+    until("the value is taken", || desired(&agent) == "300").await;
+    // What the new model does not allow either is refused once more and then left alone.
+    hub.until("the other is refused again", |mind| {
+        let again = mind.refused.iter().filter(|(key, _)| *key == device_key("d1"));
+        again.count() >= 2
+    })
+    .await;
+    hub.in_sync().await;
+    agent.stop().await;
+    hub.cut().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn history_reaches_the_hub_once_and_in_order() {
     let dir = tempfile::tempdir().unwrap();
@@ -370,6 +408,29 @@ async fn a_certificate_past_two_thirds_of_its_life_is_renewed_over_the_link() {
         key.to_pem()
     );
     agent.stop().await;
+}
+
+/// What a gateway sees whose clock is weeks ahead: each new certificate looks old. It asks once, not in every session anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_is_always_old_is_not_renewed_without_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut hub = Hub::start(dir.path()).await;
+    hub.look(|mind| mind.brief = true);
+    let mut config = config(dir.path());
+    config.hubs = vec![hub.address.to_string()];
+    hub.enroll(&config.pki);
+    let key = link::pki::NodeKey::generate().unwrap();
+    std::fs::write(config.pki.join("node.key"), key.to_pem()).unwrap();
+    let chain = issue(&hub.ca, &key.request().unwrap(), Duration::from_secs(100));
+    std::fs::write(config.pki.join("node.crt"), &chain).unwrap();
+    let agent = start(&config).await;
+    hub.until("a session under the new certificate", |mind| mind.sessions == 2)
+        .await;
+    hub.in_sync().await;
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    assert_eq!(hub.look(|mind| mind.sessions), 2);
+    agent.stop().await;
+    hub.cut().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -41,6 +41,10 @@ enum ModelOp {
         key: u8,
         value: Option<u8>,
     },
+    KvExpect {
+        key: u8,
+        value: Option<u8>,
+    },
     Append(u8),
     Trim(u64),
 }
@@ -77,7 +81,8 @@ fn op() -> impl Strategy<Value = ModelOp> {
         6 => (0..n, 0..4u8, expect(), any::<bool>())
             .prop_map(|(key, value, expect, uid)| ModelOp::Put { key, value, expect, uid: uid && value == 0 }),
         3 => (0..n, expect(), any::<bool>()).prop_map(|(key, expect, uid)| ModelOp::Delete { key, expect, uid }),
-        1 => (0..4u8, any::<Option<u8>>()).prop_map(|(key, value)| ModelOp::Kv { key, value }),
+        1 => (0..4u8, prop::option::of(0..3u8)).prop_map(|(key, value)| ModelOp::Kv { key, value }),
+        1 => (0..4u8, prop::option::of(0..3u8)).prop_map(|(key, value)| ModelOp::KvExpect { key, value }),
         1 => any::<u8>().prop_map(ModelOp::Append),
         1 => (0..30u64).prop_map(ModelOp::Trim),
     ]
@@ -225,6 +230,16 @@ impl Model {
                 });
                 self.kv.remove(key);
             }
+            ModelOp::KvExpect { key, value } => {
+                tx.push(Op::KvExpect {
+                    bucket: "b".into(),
+                    key: vec![*key],
+                    value: value.map(|v| vec![v]),
+                });
+                if self.kv.get(key) != value.as_ref() {
+                    return Some("kv");
+                }
+            }
             ModelOp::Append(n) => {
                 tx.push(Op::JournalAppend {
                     stream: "j".into(),
@@ -273,6 +288,7 @@ fn refusal(error: &CommitError) -> &'static str {
         CommitError::NotFound(_) => "not found",
         CommitError::Conflict { .. } => "conflict",
         CommitError::UidConflict { .. } => "uid",
+        CommitError::KvConflict { .. } => "kv",
         other => panic!("unexpected {other}"),
     }
 }

@@ -652,7 +652,7 @@ pub(crate) fn encode(value: &Value) -> Result<Bytes, Status> {
 /// What a failed commit means to a client.
 pub(crate) fn commit_status(error: CommitError, kind: &KindSpec, name: &str) -> Status {
     match error {
-        CommitError::Conflict { .. } | CommitError::UidConflict { .. } => {
+        CommitError::Conflict { .. } | CommitError::UidConflict { .. } | CommitError::KvConflict { .. } => {
             Status::modified(&kind.group, &kind.plural, name)
         }
         CommitError::NotFound(_) => Status::not_found(&kind.group, &kind.plural, name),

@@ -46,6 +46,11 @@ pub(super) enum Step {
         from: Vec<u8>,
         to: Vec<u8>,
     },
+    KvExpect {
+        bucket: Arc<str>,
+        key: Vec<u8>,
+        value: Option<Vec<u8>>,
+    },
     Append {
         stream: Arc<str>,
         body: Bytes,
@@ -99,6 +104,7 @@ pub(super) fn prepare(tx: Tx, can_seal: bool) -> Result<(Vec<Step>, usize), Comm
             }
             Op::KvDelete { bucket, key } => Step::KvDelete { bucket, key },
             Op::KvDeleteRange { bucket, from, to } => Step::KvDeleteRange { bucket, from, to },
+            Op::KvExpect { bucket, key, value } => Step::KvExpect { bucket, key, value },
             Op::JournalAppend { stream, body } => {
                 check_name("journal stream", &stream)?;
                 if body.len() > MAX_VALUE {
@@ -254,6 +260,16 @@ impl Group<'_> {
             Step::KvDeleteRange { bucket, from, to } => {
                 let sql = "DELETE FROM kv WHERE bucket = ?1 AND key >= ?2 AND key < ?3";
                 self.execute(sql, (&**bucket, from, to))?;
+            }
+            Step::KvExpect { bucket, key, value } => {
+                let sql = "SELECT value FROM kv WHERE bucket = ?1 AND key = ?2";
+                let mut statement = self.db.prepare_cached(sql)?;
+                let mut rows = statement.query((&**bucket, key))?;
+                let found = rows.next()?.map(|row| blob(row, 0)).transpose()?;
+                if found != value.as_deref() {
+                    let bucket = Arc::clone(bucket);
+                    return Err(Stop::Refused(CommitError::KvConflict { bucket }));
+                }
             }
             Step::Append { stream, body } => {
                 let bound = self.shared.options.bound(stream);
@@ -412,6 +428,7 @@ impl Step {
     fn can_be_refused(&self) -> bool {
         match self {
             Self::Put { expect, uid, .. } | Self::Delete { expect, uid, .. } => *expect != Expect::Any || uid.is_some(),
+            Self::KvExpect { .. } => true,
             _ => false,
         }
     }

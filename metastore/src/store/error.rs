@@ -19,6 +19,9 @@ pub enum CommitError {
         expected: String,
         found: String,
     },
+    /// [`Op::KvExpect`](super::Op::KvExpect) named another value than the stored one.
+    #[error("a key of {bucket} was changed meanwhile")]
+    KvConflict { bucket: Arc<str> },
     /// The object must be there and is not.
     #[error("{0} does not exist")]
     NotFound(ObjectKey),

@@ -133,6 +133,13 @@ pub enum Op {
         from: Vec<u8>,
         to: Vec<u8>,
     },
+    /// Goes through only if a key of a bucket holds this value, or nothing when `None`
+    /// ([`CommitError::KvConflict`](super::CommitError::KvConflict) otherwise).
+    KvExpect {
+        bucket: Arc<str>,
+        key: Vec<u8>,
+        value: Option<Vec<u8>>,
+    },
     /// Adds a record to a journal stream; its number is in [`Committed::journal_seqs`].
     JournalAppend { stream: Arc<str>, body: Bytes },
     /// The records up to and including `upto` are safe elsewhere and need not be kept.
@@ -148,6 +155,7 @@ impl fmt::Debug for Op {
             Self::KvPut { bucket, value, .. } => write!(f, "KvPut({bucket}, {} bytes)", value.len()),
             Self::KvDelete { bucket, .. } => write!(f, "KvDelete({bucket})"),
             Self::KvDeleteRange { bucket, .. } => write!(f, "KvDeleteRange({bucket})"),
+            Self::KvExpect { bucket, .. } => write!(f, "KvExpect({bucket})"),
             Self::JournalAppend { stream, body } => write!(f, "JournalAppend({stream}, {} bytes)", body.len()),
             Self::JournalTrim { stream, upto } => write!(f, "JournalTrim({stream}, {upto})"),
         }

@@ -11,7 +11,7 @@ demo:
 
 ## Every test, the ones with real processes included.
 test: setup
-	$(CARGO) build --workspace --bins
+	$(CARGO) build --workspace --all-targets
 	$(CARGO) nextest run --workspace --no-fail-fast
 	$(CARGO) nextest run -p device-models --all-features
 	$(CARGO) test --workspace --doc --quiet

@@ -110,6 +110,8 @@ pub(crate) struct Journals {
     instance: u64,
     /// With what is being stored.
     cursors: BTreeMap<Arc<str>, Cursor>,
+    /// Their bytes in the store when everything on its way is there.
+    written: BTreeMap<Arc<str>, Vec<u8>>,
     /// Of this instance; only what is stored.
     accounts: Vec<Account>,
 }
@@ -130,12 +132,13 @@ impl Journals {
     /// When the store cannot be read.
     pub(crate) fn open(store: Store, node: Arc<str>, instance: u64) -> Result<Self, StoreError> {
         let prefix = cursor_key(&node, "");
-        let mut cursors = BTreeMap::new();
+        let (mut cursors, mut written) = (BTreeMap::new(), BTreeMap::new());
         for (key, value) in store.kv_scan(CURSORS, &prefix)? {
-            let stream = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
+            let stream: Arc<str> = Arc::from(&*String::from_utf8_lossy(&key[prefix.len()..]));
             if let Ok(cursor) = serde_json::from_slice::<Cursor>(&value) {
-                cursors.insert(Arc::from(stream), cursor);
+                cursors.insert(Arc::clone(&stream), cursor);
             }
+            written.insert(stream, value.to_vec());
         }
         let mine = cursors.iter().filter(|(_, c): &(_, &Cursor)| c.instance == instance);
         let accounts = mine.map(|(stream, c)| Account {
@@ -150,6 +153,7 @@ impl Journals {
             instance,
             accounts: accounts.collect(),
             cursors,
+            written,
         })
     }
 
@@ -181,12 +185,24 @@ impl Journals {
         cursor
     }
 
-    fn put(&self, stream: &str, cursor: Cursor) -> Op {
-        Op::KvPut {
-            bucket: CURSORS.into(),
-            key: cursor_key(&self.node, stream),
-            value: serde_json::to_vec(&cursor).expect("three numbers serialise"),
-        }
+    /// The cursor's next value, which counts only on top of the one before. A commit behind one that a full disk refused is refused
+    /// with it, where its cursor would stand for records that were never stored; and of two sessions of one gateway, one goes on.
+    fn put(&mut self, stream: &Arc<str>, cursor: Cursor) -> [Op; 2] {
+        let key = cursor_key(&self.node, stream);
+        let value = serde_json::to_vec(&cursor).expect("three numbers serialise");
+        let before = self.written.insert(Arc::clone(stream), value.clone());
+        [
+            Op::KvExpect {
+                bucket: CURSORS.into(),
+                key: key.clone(),
+                value: before,
+            },
+            Op::KvPut {
+                bucket: CURSORS.into(),
+                key,
+                value,
+            },
+        ]
     }
 
     /// Takes records in. The commit resolves when they are safe up to the number returned with it; how many were new is third.
@@ -215,7 +231,7 @@ impl Journals {
             now
         };
         *self.at(stream) = cursor;
-        ops.push(self.put(stream, cursor));
+        ops.extend(self.put(stream, cursor));
         (self.store.enqueue(Tx(ops)).await, cursor.cursor, new)
     }
 
@@ -227,8 +243,8 @@ impl Journals {
         cursor.dropped += lost;
         cursor.cursor = cursor.cursor.max(to);
         let cursor = *cursor;
-        let op = self.put(stream, cursor);
-        (self.store.enqueue(Tx(vec![op])).await, cursor.cursor, lost)
+        let ops = self.put(stream, cursor).into();
+        (self.store.enqueue(Tx(ops)).await, cursor.cursor, lost)
     }
 
     fn account(&mut self, stream: &Arc<str>) -> &mut Account {
@@ -338,6 +354,49 @@ mod tests {
         assert_eq!(append(&mut j, 1, 2).await, (2, 2));
         assert_eq!(balance(&j), [2, 2, 0, 0]);
         assert!(Journals::open(store, "gw".into(), 1).unwrap().cursors().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_a_full_disk_refuses_is_not_passed_over_by_what_fits() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            max_bytes: Some(256 * 1024),
+            ..StoreOptions::new(dir.path().join("hub.db"))
+        };
+        let (store, _) = Store::open(options).unwrap();
+        let telemetry = Arc::from("telemetry");
+        let mut j = Journals::open(store.clone(), "gw-1".into(), 7).unwrap();
+        assert_eq!(append(&mut j, 1, 2).await, (2, 2));
+        let large = (0..5).map(|_| Bytes::from(vec![b'x'; 200 * 1024])).collect();
+        let (first, ..) = j.append(&telemetry, 3, large).await;
+        let (second, ..) = j.append(&telemetry, 8, vec![body(8)]).await;
+        let (third, ..) = j.dropped(&telemetry, 9, 9).await;
+        assert!(first.await.is_err(), "it does not fit");
+        assert!(
+            second.await.is_err() && third.await.is_err(),
+            "what is behind waits for it"
+        );
+        // The gateway comes back and is asked for what is missing.
+        let mut j = Journals::open(store, "gw-1".into(), 7).unwrap();
+        assert_eq!(j.cursors()[0].cursor, 2);
+        assert_eq!(append(&mut j, 3, 4).await, (4, 2));
+    }
+
+    #[tokio::test]
+    async fn of_two_sessions_that_overlap_one_stores() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(StoreOptions::new(dir.path().join("hub.db"))).unwrap();
+        let open = || Journals::open(store.clone(), "gw-1".into(), 7).unwrap();
+        let (mut old, mut new) = (open(), open());
+        let records = || (1..=3).map(body).collect::<Vec<_>>();
+        let telemetry = Arc::from("telemetry");
+        let (last, ..) = old.append(&telemetry, 1, records()).await;
+        let (again, ..) = new.append(&telemetry, 1, records()).await;
+        assert!(last.await.is_ok() && again.await.is_err());
+        let mut new = open();
+        assert_eq!(append(&mut new, 1, 4).await, (4, 1));
+        let (_, kept) = history(&store, "gw-1", "telemetry", 1, (100, usize::MAX)).unwrap();
+        assert_eq!(kept.iter().map(|k| k.seq).collect::<Vec<_>>(), [1, 2, 3, 4]);
     }
 
     #[test]

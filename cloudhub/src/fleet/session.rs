@@ -14,7 +14,7 @@ use futures_util::stream::FuturesOrdered;
 use link::driver::{self, Events, SessionEnded, SessionHandle};
 use link::pki::NodeProfile;
 use link::{CloseCode, Connection, Goodbye, Stream, StreamKind};
-use metastore::store::CommitError;
+use metastore::store::{CommitError, Tx};
 use proto::{Applied, Change, CloseReason, Event, Key, Rotation, Session};
 
 use super::Fleet;
@@ -124,14 +124,6 @@ struct Run<'a> {
 /// A commit that a journal waits for: (stream, cursor, records, dropped).
 type Stored = (Arc<str>, u64, u64, u64);
 
-/// What a gateway said of a journal.
-enum Records {
-    /// These, from this number on.
-    Came { first: u64, records: Vec<bytes::Bytes> },
-    /// These will never come.
-    Dropped { from: u64, to: u64 },
-}
-
 impl Run<'_> {
     /// The application's side. Returns the session's entry when it was taken in.
     async fn until_end(self, handle: SessionHandle, mut events: Events) -> Option<Arc<Live>> {
@@ -195,7 +187,14 @@ impl Run<'_> {
             handle.call(move |s, _| s.refuse(reason))
         };
         match fleet.registry.enter(&live, Who { instance, boot }) {
-            Verdict::Accept { fence } => fleet.metrics.sessions_fenced.add(u64::from(fence.is_some())),
+            Verdict::Accept { fence: None } => {}
+            Verdict::Accept { fence: Some(_) } => {
+                fleet.metrics.sessions_fenced.add(1);
+                // What the session before has on its way to the journals is there when this is; from now on it adds nothing.
+                if let Err(e) = fleet.store.commit(Tx::new()).await {
+                    tracing::warn!(node = %self.node, error = %e, "The end of the session before was not waited for.");
+                }
+            }
             Verdict::Duplicate { retry_after } => {
                 tracing::warn!(node = %self.node, address = %self.connection.remote_addr(),
                     "A second gateway runs with this identity; it is turned away.");
@@ -252,33 +251,30 @@ struct Work<'a> {
 
 impl Work<'_> {
     async fn until_end(&mut self, events: &mut Events) -> Result<(), Stop> {
-        // One at a time: a full disk may refuse a large commit and take a smaller one behind it, whose cursor would then stand for
-        // records that were never stored. What waits is bounded by the session's window.
-        let mut commit = FuturesOrdered::new();
+        let mut commits = FuturesOrdered::new();
         let mut connected = true;
-        let mut waiting = VecDeque::new();
         loop {
-            if commit.is_empty()
-                && let Some(records) = waiting.pop_front()
-            {
-                commit.push_back(self.store(records).await);
-            }
             tokio::select! {
                 biased;
                 () = self.live.outbox.rung() => self.wanted().await?,
-                Some(stored) = commit.next(), if !commit.is_empty() => self.stored(stored).await?,
+                Some(stored) = commits.next(), if !commits.is_empty() => self.stored(stored).await?,
                 event = events.next() => match event {
                     None => return Ok(()),
+                    // A newer session speaks for the node; it is asked for these again.
+                    Some(Event::Journal { .. } | Event::JournalDropped { .. })
+                        if !self.run.fleet.registry.is_current(self.live) => {}
                     Some(Event::JournalAccepted { stream, accepted_to }) => {
                         self.journals.accepted(&stream, accepted_to);
                         self.live.set_journals(self.journals.accounts());
                     }
                     Some(Event::Journal { stream, first_seq, records }) => {
-                        waiting.push_back((stream, Records::Came { first: first_seq, records }));
+                        let (commit, cursor, new) = self.journals.append(&stream, first_seq, records).await;
+                        commits.push_back(settle(commit, (stream, cursor, new, 0)));
                     }
                     Some(Event::JournalDropped { stream, from, to, reason }) => {
                         tracing::info!(node = %self.live.node, %stream, from, to, ?reason, "A gateway had to drop records.");
-                        waiting.push_back((stream, Records::Dropped { from, to }));
+                        let (commit, cursor, lost) = self.journals.dropped(&stream, from, to).await;
+                        commits.push_back(settle(commit, (stream, cursor, 0, lost)));
                     }
                     Some(event) => self.event(event).await?,
                 },
@@ -289,24 +285,6 @@ impl Work<'_> {
                 },
             }
         }
-    }
-
-    /// Begins to make what a gateway's journal said safe.
-    async fn store(
-        &mut self,
-        (stream, said): (Arc<str>, Records),
-    ) -> impl Future<Output = Result<Stored, CommitError>> + use<> {
-        let (commit, cursor, records, dropped) = match said {
-            Records::Came { first, records } => {
-                let (commit, cursor, new) = self.journals.append(&stream, first, records).await;
-                (commit, cursor, new, 0)
-            }
-            Records::Dropped { from, to } => {
-                let (commit, cursor, lost) = self.journals.dropped(&stream, from, to).await;
-                (commit, cursor, 0, lost)
-            }
-        };
-        settle(commit, (stream, cursor, records, dropped))
     }
 
     /// What the rest of the hub wants.

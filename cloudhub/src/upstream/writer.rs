@@ -291,6 +291,50 @@ mod tests {
         assert!(outbox.take().written[&8].is_empty());
     }
 
+    #[derive(Debug)]
+    struct Nobody;
+    impl Presences for Nobody {
+        fn of(&self, _: &str) -> super::super::presence::Presence {
+            Default::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_removal_that_the_api_could_not_take_is_tried_until_it_did() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&asked);
+        let api = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            assert_eq!(request.method(), http::Method::DELETE);
+            let code = if counter.fetch_add(1, Ordering::Relaxed) < 2 {
+                507
+            } else {
+                200
+            };
+            let body =
+                serde_json::json!({"kind": "Status", "metadata": {}, "message": "the disk is full", "code": code});
+            let body = http_body_util::Full::new(Bytes::from(body.to_string()));
+            async move { http::Response::builder().status(code).body(body) }
+        });
+        let index = Arc::new(Index::default());
+        let writer = Writer::new(
+            Objects::new(kube::Client::new(api, "default")),
+            Arc::clone(&index),
+            Arc::new(Nobody),
+            Arc::default(),
+            Drain::new(),
+        );
+        let (key, node): (Key, Arc<str>) = ("devices.kubeedge.io/devicestatuses/default/a".into(), "gw-1".into());
+        index.mark(&key, Some((Arc::clone(&node), 1)), 5);
+        let outbox = Arc::new(Outbox::default());
+        let batch = Batch::new(1, 1, Arc::clone(&outbox));
+        writer.submit(&key, Job::StatusGone { node }, Some(batch), Urgency::Now);
+        outbox.rung().await;
+        assert!(outbox.take().written[&1].is_empty());
+        assert_eq!(asked.load(Ordering::Relaxed), 3, "not done before the API said so");
+        assert_eq!(index.marked(&key), None);
+    }
+
     #[test]
     fn a_removal_takes_back_only_what_its_own_gateway_said() {
         let body = Bytes::from_static(b"{}");

@@ -141,7 +141,14 @@ impl Run<'_> {
             written: BTreeMap::new(),
         };
         if let Err(Stop::Store(e)) = work.until_end(&mut events).await {
-            tracing::error!(node = %self.node, error = %e, "A journal could not be stored; its session is ended.");
+            match &e {
+                CommitError::KvConflict { .. } => {
+                    tracing::info!(node = %self.node, "Two sessions of a gateway wrote a journal; one of them is ended.");
+                }
+                _ => {
+                    tracing::error!(node = %self.node, error = %e, "A journal could not be stored; its session is ended.");
+                }
+            }
             handle.call(|s, _| s.close(CloseReason::Internal)).await.ok();
             while events.next().await.is_some() {}
         }

@@ -153,7 +153,7 @@ fn not_joined(e: JoinFailure) -> Failure {
             Failure::new(NOT_ALLOWED, e.to_string()).hint("check this machine's clock and the hub's certificate")
         }
         e @ (JoinFailure::Timeout | JoinFailure::Lost(_)) => {
-            Failure::new(UNREACHABLE, e.to_string()).hint("try again; joining twice with one token does no harm")
+            Failure::new(UNREACHABLE, e.to_string()).hint("try again, with a new token if this one is refused as used")
         }
         other => Failure::new(FAILED, other.to_string()).hint("the hub's log says more"),
     }

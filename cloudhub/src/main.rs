@@ -24,6 +24,7 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     let config = Config::load(flags, std::env::vars())?;
     daemon::telemetry::init(&config.log).map_err(|e| Failure::new(BAD_CONFIG, format!("log: {e}")))?;
     daemon::tls::install_provider();
+    daemon::descriptors::raise_limit();
     tracing::debug!(?config, "configuration");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

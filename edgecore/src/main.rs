@@ -43,6 +43,7 @@ fn run(flags: Flags) -> Result<(), Failure> {
     config.log = flags.log.unwrap_or(config.log);
     daemon::telemetry::init(&config.log).map_err(|e| bad(&e))?;
     let config = config.checked().map_err(|e| bad(&e))?;
+    daemon::descriptors::raise_limit();
     let runtime = edgecore::runtime().map_err(|e| Failure::new(FAILED, e.to_string()))?;
     runtime.block_on(async {
         let agent = Agent::start(config)

@@ -6,6 +6,7 @@
 //! unacknowledged and the connection is begun anew, because the protocol has no other way to ask for it again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use daemon::backoff::FullJitter;
@@ -83,7 +84,14 @@ impl External {
         } = self;
         let (waiting, verdicts) = mpsc::channel(UNACKED);
         let anew = Arc::new(Notify::new());
-        drop(drain.spawn(acknowledge(client.clone(), verdicts, Arc::clone(&anew))));
+        // Packet ids mean something within one connection only: an answer for an earlier one is not given.
+        let connection = Arc::new(AtomicU64::new(0));
+        drop(drain.spawn(acknowledge(
+            client.clone(),
+            verdicts,
+            Arc::clone(&anew),
+            Arc::clone(&connection),
+        )));
         let by: Arc<str> = "mqtt".into();
         let mut backoff = FullJitter::new(BACKOFF.0, BACKOFF.1);
         loop {
@@ -91,6 +99,7 @@ impl External {
                 biased;
                 () = drain.stopping() => return,
                 () = anew.notified() => {
+                    connection.fetch_add(1, Ordering::SeqCst);
                     events.clean();
                     pause(&mut backoff, &drain).await;
                     continue;
@@ -114,12 +123,14 @@ impl External {
                         by: Arc::clone(&by),
                     };
                     let verdict = twins.ask(vec![asked]);
-                    if waiting.try_send((message, verdict)).is_err() {
+                    let of = connection.load(Ordering::SeqCst);
+                    if waiting.try_send((message, verdict, of)).is_err() {
                         anew.notify_one();
                     }
                 }
                 Ok(_) => {}
                 Err(e) => {
+                    connection.fetch_add(1, Ordering::SeqCst);
                     tracing::warn!(error = %e, "No connection to the external MQTT broker.");
                     pause(&mut backoff, &drain).await;
                 }
@@ -136,10 +147,19 @@ async fn pause(backoff: &mut FullJitter, drain: &Drain) {
     }
 }
 
-/// Acknowledges in order what was stored.
-async fn acknowledge(client: AsyncClient, mut verdicts: mpsc::Receiver<(Publish, Verdicts)>, anew: Arc<Notify>) {
-    while let Some((message, verdict)) = verdicts.recv().await {
-        if matches!(verdict.await.first(), None | Some(Err(Refused::NotStored))) {
+/// Acknowledges in order what was stored, each on the connection it came by: the broker sends the rest again.
+async fn acknowledge(
+    client: AsyncClient,
+    mut verdicts: mpsc::Receiver<(Publish, Verdicts, u64)>,
+    anew: Arc<Notify>,
+    connection: Arc<AtomicU64>,
+) {
+    while let Some((message, verdict, of)) = verdicts.recv().await {
+        let refused = matches!(verdict.await.first(), None | Some(Err(Refused::NotStored)));
+        if connection.load(Ordering::SeqCst) != of {
+            continue;
+        }
+        if refused {
             anew.notify_one();
         } else if client.ack(&message).await.is_err() {
             return;

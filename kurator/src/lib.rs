@@ -13,7 +13,6 @@ pub mod relay;
 mod say;
 
 pub use commands::check::ask;
-pub use commands::join::pem;
 
 use cli::{Cli, Command, GetArgs, JoinTarget, ResetTarget};
 

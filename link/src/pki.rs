@@ -19,7 +19,7 @@ mod tests;
 
 pub use ca::{
     ADMIN_GROUP, ADMIN_VALID, Credential, HUB_SERVER_NAME, HubCa, NODE_GROUP, NODE_PREFIX, NODE_VALID, NodeCert,
-    NodeProfile, SERVER_VALID, ServerCert, parse_chain,
+    NodeProfile, SERVER_VALID, ServerCert, certificate_pem, parse_chain,
 };
 pub use cert::{Cert, Pin, San};
 pub use csr::{MAX_CSR, NodeKey};

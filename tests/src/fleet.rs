@@ -160,18 +160,11 @@ async fn join(token: &JoinToken, socket: link::SharedSocket, name: String) -> an
             .shared(socket.clone());
         match link::join::join(&dialer, &token.addrs, Pin(token.pin), &key, request).await {
             Ok(admitted) => {
-                let leaf = admitted
-                    .cert_chain
-                    .first()
-                    .ok_or_else(|| anyhow::anyhow!("no certificate"))?;
                 return Ok(Identity {
                     name: admitted.node_name,
                     hubs: token.addrs.clone(),
                     ca: admitted.ca.to_vec().into(),
-                    credential: Credential {
-                        chain_pem: kurator::pem(leaf),
-                        key_pem: key.to_pem(),
-                    },
+                    credential: Credential::from_der(&admitted.cert_chain, &key),
                 });
             }
             Err(e) if attempt >= 20 => return Err(e.into()),

@@ -7,10 +7,9 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
 use daemon::exit::{BAD_CONFIG, BAD_INPUT, FAILED, Failure, NOT_ALLOWED, UNREACHABLE, USAGE};
 use link::join::{self, JoinFailure};
-use link::pki::{self, Cert, NodeKey, Pin, write_atomic};
+use link::pki::{self, Cert, Credential, NodeKey, Pin, write_atomic};
 use link::{DialError, Dialer};
 use proto::join::{Admitted, JoinCode, JoinRefusal, JoinRequest};
 use proto::{JoinToken, limits};
@@ -224,7 +223,7 @@ impl Place {
         for folder in [self.config.join("pki"), self.data.clone()] {
             std::fs::create_dir_all(&folder).map_err(|e| failed(&folder, e.to_string()))?;
         }
-        let chain: String = admitted.cert_chain.iter().map(|der| pem(der)).collect();
+        let identity = Credential::from_der(&admitted.cert_chain, key);
         let hubs = if admitted.hub_addrs.is_empty() {
             token_addrs
         } else {
@@ -238,9 +237,9 @@ impl Place {
         });
         // The configuration last: it is what says that this machine has joined.
         let parts: [(PathBuf, String, u32); 4] = [
-            (self.pki("hub-ca.crt"), pem(&admitted.ca), 0o644),
-            (self.pki("node.key"), key.to_pem(), 0o600),
-            (self.pki("node.crt"), chain, 0o644),
+            (self.pki("hub-ca.crt"), pki::certificate_pem(&admitted.ca), 0o644),
+            (self.pki("node.key"), identity.key_pem, 0o600),
+            (self.pki("node.crt"), identity.chain_pem, 0o644),
             (self.yaml(), yaml(&config)?, 0o644),
         ];
         for (path, text, mode) in parts {
@@ -251,24 +250,8 @@ impl Place {
 }
 
 fn yaml(config: &Value) -> Result<String, Failure> {
-    let head =
-        "# Written by `kurator join edge`. Every other setting has a default; `edgecore --help` names the manual.\n";
+    let head = "# Written by `kurator join edge`. Every other setting has a default.\n";
     Ok(format!("{head}{}", crate::output::yaml(config)?))
-}
-
-/// A certificate as PEM.
-pub fn pem(der: &[u8]) -> String {
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let mut out = String::from("-----BEGIN CERTIFICATE-----\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, more) = rest.split_at(rest.len().min(64));
-        out.push_str(line);
-        out.push('\n');
-        rest = more;
-    }
-    out.push_str("-----END CERTIFICATE-----\n");
-    out
 }
 
 fn start_service(place: &Place, name: &str) -> Result<(), Failure> {
@@ -328,12 +311,6 @@ mod tests {
             dry_run: false,
             again: false,
         }
-    }
-
-    #[test]
-    fn a_certificate_is_written_as_other_tools_write_it() {
-        let text = pem(&[7; 100]);
-        assert!(text.lines().all(|l| l.len() <= 64) && text.starts_with("-----BEGIN CERTIFICATE-----\n"));
     }
 
     #[test]

@@ -188,7 +188,12 @@ fn set_life(params: &mut CertificateParams, not_before: u64, not_after: u64) {
 }
 
 pub(super) fn pem(cert: &CertificateDer<'_>) -> String {
-    pem_block("CERTIFICATE", cert)
+    certificate_pem(cert)
+}
+
+/// A certificate's DER as PEM.
+pub fn certificate_pem(der: &[u8]) -> String {
+    pem_block("CERTIFICATE", der)
 }
 
 fn pem_block(label: &str, der: &[u8]) -> String {

@@ -1,10 +1,13 @@
-//! The hub's program: reads what it is told, runs a [`cloudhub::Hub`] until it is asked to stop.
+//! The hub's program: reads what it is told, runs a [`cloudhub::Hub`] until it is asked to stop. A store found
+//! damaged is set aside by starting over.
 
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Parser;
 use cloudhub::{Bound, Config, Flags};
 use daemon::exit::{BAD_CONFIG, DONE, FAILED, Failure, USAGE};
+use daemon::lives::{CancellationToken, End};
 
 fn main() -> ExitCode {
     let flags = match Flags::try_parse() {
@@ -26,27 +29,34 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     daemon::tls::install_provider();
     daemon::descriptors::raise_limit();
     tracing::debug!(?config, "configuration");
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(FAILED, format!("cannot start: {e}")))?;
-    runtime.block_on(async {
-        let stop = daemon::signal::stop_requested();
-        let hub = Bound::new(config).await?.run().await?;
-        daemon::signal::notify_ready();
-        let broken = tokio::select! {
-            signal = stop => {
-                tracing::info!(signal = signal.unwrap_or("none"), "stopping");
-                None
-            }
-            why = hub.broken() => Some(why),
-        };
-        daemon::signal::notify_stopping();
-        if !hub.stop().await {
-            tracing::warn!("Something did not end in time.");
-        }
-        broken.map_or(Ok(()), |why| {
-            Err(Failure::new(FAILED, why).hint("start it again: a damaged store is set aside"))
-        })
-    })
+    let config = Arc::new(Mutex::new(config));
+    daemon::lives::run(
+        || tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+        |stop| live(Arc::clone(&config), stop),
+    )
+}
+
+/// From the start to the stop, or to the damage of the store; the next life is on the ports of this one.
+async fn live(config: Arc<Mutex<Config>>, stop: CancellationToken) -> Result<(), End> {
+    let wanted = config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let start = async { Bound::new(wanted).await?.run().await };
+    let hub = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        hub = start => hub.map_err(End::Failed)?,
+    };
+    let at = hub.addresses();
+    {
+        let mut config = config.lock().unwrap_or_else(PoisonError::into_inner);
+        (config.listen, config.api, config.health) = (at.listen, at.api, at.health);
+    }
+    daemon::signal::notify_ready();
+    let broken = tokio::select! {
+        () = stop.cancelled() => None,
+        why = hub.broken() => Some(why),
+    };
+    if !hub.stop().await {
+        tracing::warn!("Something did not end in time.");
+    }
+    broken.map_or(Ok(()), |why| Err(End::Damaged(Failure::new(FAILED, why))))
 }

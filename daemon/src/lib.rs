@@ -1,5 +1,5 @@
 //! What both daemons need and neither should write twice: one clock, configuration loading, telemetry, readiness, an orderly
-//! stop, reconnect back-off, exit codes, the health listener and the TLS provider.
+//! stop, a new start after damage, reconnect back-off, exit codes, the health listener and the TLS provider.
 //!
 //! Nothing in here knows what a gateway, a hub, a device or an object is.
 
@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod drain;
 pub mod exit;
 pub mod health;
+pub mod lives;
 pub mod ready;
 pub mod signal;
 pub mod telemetry;

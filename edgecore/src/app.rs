@@ -2,10 +2,11 @@
 //!
 //! Order of start: store, twins, broker; from then on devices are answered. Then the health listener, the local API and the link,
 //! none of which a device waits for. Order of stop: the link and the API, the broker (it acknowledges what it received), the twins,
-//! the store last.
+//! the store; last the health listener, which says meanwhile that the agent is not ready.
 
 mod files;
 mod identity;
+mod lives;
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use daemon::drain::Drain;
 use daemon::exit;
+use daemon::lives::CancellationToken;
 use daemon::ready::{Block, Ready};
 use link::pki::PkiError;
 use metastore::api::ApiServer;
@@ -22,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use files::Addresses;
+pub use lives::run;
 
 use crate::bus::{Bus, BusError};
 use crate::config::Config;
@@ -99,10 +102,12 @@ pub struct Agent {
     ready: Ready,
     metrics: Arc<Metrics>,
     api: watch::Receiver<Option<ApiServer>>,
-    /// Link, API, health.
+    /// Link, API.
     outer: Drain,
     /// Twins.
     inner: Drain,
+    /// Health: it tells until the last moment.
+    probes: Drain,
 }
 
 /// A runtime of the size a gateway wants: two workers, small stacks.
@@ -126,14 +131,37 @@ impl Agent {
     /// What cannot be opened or listened on. The hub's absence is no error.
     pub async fn start(config: Config) -> Result<Self, AgentError> {
         daemon::tls::install_provider();
-        let (outer, inner) = (Drain::new(), Drain::new());
-        let ready = Ready::new();
-        let metrics = Arc::new(Metrics::default());
         recover_certificate(&config.pki)?;
         let node = identity::node_name(&config)?;
         let store = open_store(&config)?;
+        let drains = [Drain::new(), Drain::new(), Drain::new()];
+        let started = Self::start_on(&config, node, store.clone(), drains.clone()).await;
+        if started.is_err() {
+            for drain in drains {
+                drain.finish(STOP_DEADLINE).await;
+            }
+            store.close().await;
+        }
+        // Whatever part stumbled over it.
+        match (started, store.kv_get("", b"")) {
+            (Err(_), Err(source @ StoreError::Corrupt(_))) => Err(AgentError::Store {
+                path: store_path(&config),
+                source,
+            }),
+            (started, _) => started,
+        }
+    }
+
+    async fn start_on(
+        config: &Config,
+        node: String,
+        store: Store,
+        [outer, inner, probes]: [Drain; 3],
+    ) -> Result<Self, AgentError> {
+        let ready = Ready::new();
+        let metrics = Arc::new(Metrics::default());
         let stored = |source| AgentError::Store {
-            path: store_path(&config),
+            path: store_path(config),
             source,
         };
         let stamps = Stamps::load(&node, &store).map_err(stored)?;
@@ -150,12 +178,13 @@ impl Agent {
         // Before anybody can ask.
         let block = ready.block("api");
         let page = Arc::clone(&metrics);
-        drop(outer.spawn(daemon::health::serve(
+        drop(probes.spawn(daemon::health::serve(
             health,
             ready.clone(),
             Arc::new(move || page.render()),
-            outer.clone(),
+            probes.clone(),
         )));
+        drop(probes.spawn(tell_end(store.clone(), ready.clone(), probes.clone())));
         let meta = Meta {
             node: node.clone(),
             labels: config.labels.clone(),
@@ -189,13 +218,14 @@ impl Agent {
             node,
             addresses,
             store,
-            store_path: store_path(&config),
+            store_path: store_path(config),
             bus,
             ready,
             metrics,
             api: api_out,
             outer,
             inner,
+            probes,
         })
     }
 
@@ -230,20 +260,15 @@ impl Agent {
         self.metrics.render()
     }
 
-    /// Runs until the process is told to stop, or the store ends by itself.
+    /// Runs until told to stop, or until the store ends by itself; stopped when this returns.
     ///
     /// # Errors
     /// When the store turned out damaged: start again, it is then set aside.
-    pub async fn until_signal(self) -> Result<(), AgentError> {
-        daemon::signal::notify_ready();
+    pub async fn until(self, stop: &CancellationToken) -> Result<(), AgentError> {
         let ended = tokio::select! {
-            signal = daemon::signal::stop_requested() => {
-                tracing::info!(signal = signal.unwrap_or("no signal handler"), "Stopping.");
-                None
-            }
+            () = stop.cancelled() => None,
             ended = self.store.ended() => Some(ended),
         };
-        daemon::signal::notify_stopping();
         let path = self.store_path.clone();
         self.stop().await;
         match ended {
@@ -254,6 +279,7 @@ impl Agent {
 
     /// Stops in order. What was received from devices is acknowledged or left to be sent again.
     pub async fn stop(self) {
+        let _stopping = self.ready.block("stop");
         if !self.outer.finish(STOP_DEADLINE).await {
             tracing::warn!("API or link did not stop in time.");
         }
@@ -262,7 +288,19 @@ impl Agent {
             tracing::warn!("The twin service did not stop in time.");
         }
         self.store.close().await;
+        self.probes.finish(STOP_DEADLINE).await;
     }
+}
+
+/// Says that the agent is not ready any more when its store ended, for as long as anybody can ask.
+async fn tell_end(store: Store, ready: Ready, probes: Drain) {
+    tokio::select! {
+        biased;
+        () = probes.stopping() => return,
+        _ = store.ended() => {}
+    }
+    let _store = ready.block("store");
+    probes.stopping().await;
 }
 
 /// Brings the local API up and serves it.

@@ -9,6 +9,8 @@ use std::time::Duration;
 use daemon::config::ConfigError;
 use serde::Deserialize;
 
+use crate::app::Addresses;
+
 /// Where the agent looks for `edgecore.yaml` and `pki/` when no flag says otherwise.
 pub const CONFIG_DIR: &str = "/etc/kurator";
 /// Where the store stands when nothing says otherwise.
@@ -191,6 +193,23 @@ impl Config {
         }
     }
 
+    /// What was to be any free port stays the port that it became: whoever was told it finds the next start there.
+    pub(crate) fn keep_ports(&mut self, at: &Addresses) {
+        let settings = [
+            (&mut self.api, at.api),
+            (&mut self.health, at.health),
+            (&mut self.mqtt.listen, at.mqtt),
+        ];
+        for (setting, bound) in settings {
+            let any = setting
+                .rsplit_once(':')
+                .is_some_and(|(_, port)| port.parse() == Ok(0_u16));
+            if let Some(bound) = bound.filter(|_| any) {
+                *setting = bound.to_string();
+            }
+        }
+    }
+
     /// The least time between two observed updates of one device, where the Device does not say.
     pub const fn report_cycle(&self) -> Duration {
         Duration::from_millis(self.report_cycle)
@@ -235,6 +254,21 @@ mod tests {
         assert!(config.hubs.is_empty());
         assert_eq!(config.pki, dir.path().join("pki"));
         assert_eq!(config.mqtt.listen, "127.0.0.1:1883");
+    }
+
+    #[test]
+    fn any_port_becomes_the_one_it_was() {
+        let mut config = from_yaml("api: '127.0.0.1:0'\nmqtt: {listen: 'localhost:1883'}\n").unwrap();
+        config.keep_ports(&Addresses {
+            api: "127.0.0.1:4711".parse().ok(),
+            health: "127.0.0.1:10350".parse().ok(),
+            mqtt: "127.0.0.1:1883".parse().ok(),
+        });
+        assert_eq!(
+            (&*config.api, &*config.mqtt.listen),
+            ("127.0.0.1:4711", "localhost:1883")
+        );
+        assert_eq!(config.health, "127.0.0.1:10350");
     }
 
     #[test]

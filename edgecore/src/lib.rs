@@ -18,6 +18,6 @@ mod stamps;
 mod twin;
 mod uplink;
 
-pub use app::{Addresses, Agent, AgentError, runtime};
+pub use app::{Addresses, Agent, AgentError, run, runtime};
 pub use bus::BusError;
 pub use config::{CONFIG_DIR, Config, ConfigFault, DATA_DIR, Journal, Mqtt, MqttMode};

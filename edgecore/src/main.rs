@@ -1,11 +1,11 @@
-//! The gateway's daemon: reads flags and configuration, starts the agent, waits for a signal.
+//! The gateway's daemon: reads flags and configuration, runs the agent.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use daemon::exit::{BAD_CONFIG, FAILED, Failure};
-use edgecore::{Agent, Config};
+use daemon::exit::{BAD_CONFIG, Failure};
+use edgecore::Config;
 
 /// The Kurator agent of one gateway: its devices, its local API, its link to the hub.
 #[derive(Parser)]
@@ -30,13 +30,13 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
-    match run(Flags::parse()) {
+    match start(Flags::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
 
-fn run(flags: Flags) -> Result<(), Failure> {
+fn start(flags: Flags) -> Result<(), Failure> {
     let bad = |e: &dyn std::fmt::Display| Failure::new(BAD_CONFIG, e.to_string());
     let mut config = Config::load(flags.config.as_deref(), &flags.config_dir, std::env::vars()).map_err(|e| bad(&e))?;
     config.data_dir = flags.data_dir.unwrap_or(config.data_dir);
@@ -44,14 +44,5 @@ fn run(flags: Flags) -> Result<(), Failure> {
     daemon::telemetry::init(&config.log).map_err(|e| bad(&e))?;
     let config = config.checked().map_err(|e| bad(&e))?;
     daemon::descriptors::raise_limit();
-    let runtime = edgecore::runtime().map_err(|e| Failure::new(FAILED, e.to_string()))?;
-    runtime.block_on(async {
-        let agent = Agent::start(config)
-            .await
-            .map_err(|e| Failure::new(e.exit_code(), e.to_string()))?;
-        agent
-            .until_signal()
-            .await
-            .map_err(|e| Failure::new(e.exit_code(), e.to_string()))
-    })
+    edgecore::run(config)
 }

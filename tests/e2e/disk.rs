@@ -120,9 +120,13 @@ async fn a_full_disk_refuses_reports_and_recovers() {
 
 /// Overwrites the middle of every page of the file but the first, as a dying flash chip would.
 fn damage(path: &Path) {
+    damage_pages(path, 4096, 4096);
+}
+
+/// Overwrites the beginning of whatever stands every `step` bytes from `at` on.
+fn damage_pages(path: &Path, mut at: u64, step: u64) {
     let mut file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
     let length = file.metadata().unwrap().len();
-    let mut at = 4096;
     while at + 4096 <= length {
         let mut page = [0_u8; 64];
         file.seek(SeekFrom::Start(at)).unwrap();
@@ -130,7 +134,7 @@ fn damage(path: &Path) {
         page.iter_mut().for_each(|b| *b ^= 0x5a);
         file.seek(SeekFrom::Start(at)).unwrap();
         file.write_all(&page).unwrap();
-        at += 4096;
+        at += step;
     }
 }
 
@@ -166,6 +170,143 @@ async fn a_damaged_store_is_set_aside_and_the_hub_fills_the_rest() {
         kept.iter().any(|n| n.contains("damaged")),
         "the damaged file is kept for a look: {kept:?}"
     );
+}
+
+/// The same to the file of a store that runs, and to its log.
+fn damage_in_use(store: &Path) {
+    let mut log = store.as_os_str().to_owned();
+    log.push("-wal");
+    damage(store);
+    // Its own head, then one before each page.
+    damage_pages(Path::new(&log), 32 + 24, 24 + 4096);
+}
+
+/// What a health port says about readiness at each look, until it is dropped: 0 when nobody answered.
+struct Probe {
+    seen: tokio::sync::watch::Receiver<(bool, u16)>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Probe {
+    fn start(health_url: &str) -> Self {
+        let address = health_url.trim_start_matches("http://").to_owned();
+        let (tell, seen) = tokio::sync::watch::channel((false, 0));
+        let task = tokio::spawn(async move {
+            loop {
+                let status = kurator::ask(&address, "/readyz").await.map_or(0, |(status, _)| status);
+                tell.send_modify(|(red, now)| {
+                    *red |= *now == 200 && status != 200;
+                    *now = status;
+                });
+            }
+        });
+        Self { seen, task }
+    }
+
+    /// It was ready, then was not, and is now.
+    async fn until_back(&mut self) {
+        let back = self.seen.wait_for(|(red, now)| *red && *now == 200);
+        tokio::time::timeout(tests::PATIENCE, back)
+            .await
+            .expect("ready, not ready, ready")
+            .unwrap();
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[tokio::test]
+async fn damage_in_use_has_the_gateway_start_over_in_the_same_process() {
+    let mut pair = Pair::start().await;
+    pair.with_press("press-01").await;
+    mosquitto_pub(pair.edge.mqtt(), UPDATE, &report("temperature", "55"))
+        .await
+        .good();
+    pair.hub.until_in_sync("gw-1").await;
+    let pid = pair.edge.pid();
+    let mut probe = Probe::start(pair.edge.health_url());
+    probe.seen.wait_for(|(_, now)| *now == 200).await.unwrap();
+    damage_in_use(&pair.edge.folder().join("data/edgecore.db"));
+    // Pages that the agent remembers serve for a while; what it has to read again does not.
+    eventually("the damage to be met", async || {
+        let payload = report("cycles", "1");
+        let sent = mosquitto_pub(pair.edge.mqtt(), UPDATE, &payload);
+        drop(tokio::time::timeout(std::time::Duration::from_secs(1), sent).await);
+        drop(
+            run(Command::new("kubectl").env("KUBECONFIG", pair.edge.kubeconfig()).args([
+                "get",
+                "devices,nodes",
+                "-A",
+                "--request-timeout=1s",
+            ]))
+            .await,
+        );
+        pair.edge.log().contains("Starting over").then_some(())
+    })
+    .await;
+    probe.until_back().await;
+    assert!(pair.edge.alive());
+    assert_eq!(pair.edge.pid(), pid);
+    let own = pair.edge.api().await;
+    eventually("the device to be back", async || {
+        get(&own, &tests::device("press-01")).await
+    })
+    .await;
+    let mut documents = Subscriber::start(pair.edge.mqtt(), &format!("{UPDATE}/document"), &[]).await;
+    mosquitto_pub(pair.edge.mqtt(), UPDATE, &report("temperature", "77"))
+        .await
+        .good();
+    documents.next().await;
+    eventually("the cloud to see it", async || {
+        let seen = kurator(&pair.hub.kubeconfig(), &["twin", "get", "press-01", "temperature"])
+            .await
+            .good();
+        seen.contains("77").then_some(())
+    })
+    .await;
+    pair.hub.until_in_sync("gw-1").await;
+    assert_eq!(pair.edge.stop().await, Some(0), "it still listens to signals");
+}
+
+#[tokio::test]
+async fn damage_in_use_has_the_hub_start_over_in_the_same_process() {
+    let mut pair = Pair::start().await;
+    pair.with_press("press-01").await;
+    let pid = pair.hub.pid();
+    let mut probe = Probe::start(pair.hub.health_url());
+    probe.seen.wait_for(|(_, now)| *now == 200).await.unwrap();
+    damage_in_use(&pair.hub.folder().join("hub.db"));
+    eventually("the damage to be met", async || {
+        drop(
+            run(Command::new("kubectl").env("KUBECONFIG", pair.hub.kubeconfig()).args([
+                "get",
+                "devices,nodes",
+                "-A",
+                "--request-timeout=1s",
+            ]))
+            .await,
+        );
+        drop(
+            run(Command::new("kubectl").env("KUBECONFIG", pair.hub.kubeconfig()).args([
+                "create",
+                "configmap",
+                "c",
+                "--request-timeout=1s",
+            ]))
+            .await,
+        );
+        pair.hub.log().contains("Starting over").then_some(())
+    })
+    .await;
+    probe.until_back().await;
+    assert_eq!(pair.hub.pid(), pid);
+    kubectl(&pair.hub.kubeconfig(), &["get", "namespaces"]).await.good();
+    assert!(pair.hub.token(&["--node", "gw-2"]).await.starts_with("kj1."));
+    assert_eq!(pair.hub.stop().await, Some(0), "it still listens to signals");
 }
 
 #[tokio::test]

@@ -84,6 +84,11 @@ impl Hub {
         self.child.as_ref().and_then(Child::id)
     }
 
+    /// What it logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("hub.log")).unwrap_or_default()
+    }
+
     /// A new token.
     pub async fn token(&self, arguments: &[&str]) -> String {
         let mut all = vec!["token", "create"];
@@ -310,6 +315,16 @@ impl Edge {
         self.child
             .as_mut()
             .is_some_and(|c| c.try_wait().expect("it can be asked").is_none())
+    }
+
+    /// `http://ip:port` of its health port.
+    ///
+    /// # Panics
+    /// When the agent's run file lacks it.
+    pub fn health_url(&self) -> &str {
+        self.run["health"]
+            .as_str()
+            .expect("the agent says where its health port is")
     }
 
     /// `host:port` of its broker.

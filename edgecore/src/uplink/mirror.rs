@@ -1,4 +1,5 @@
-//! The hub's set at the gateway: applies what the session brings, one store transaction per batch, and remembers by key and hash
+//! The hub's set at the gateway: applies what the session brings, one store transaction per batch (one per change when something in it
+//! cannot be stored), and remembers by key and hash
 //! what it dealt with, so that after any restart the digest tells the hub what is missing.
 //!
 //! The objects themselves are ordinary objects of the store. Bucket `mirror` holds one record per key: the hash of the hub's body,
@@ -8,6 +9,7 @@
 //! It never judges by anything but the object and the store, so a refusal is the same whenever it is looked at again.
 
 use std::collections::BTreeSet;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,44 +89,127 @@ impl Mirror {
 
     /// Applies a batch durably. Waits out a full disk; the session's heartbeats tell the hub that the gateway lives.
     ///
+    /// A batch is one transaction. When the store will not have it because of something in it, its changes are applied one by one and
+    /// those to blame are refused, so that one object holds up no other.
+    ///
     /// # Errors
     /// When the store is closed or damaged.
     pub(crate) async fn apply(&self, changes: Vec<Change>, metrics: &Metrics) -> Result<Outcome, CommitError> {
+        let count = changes.len();
+        let outcome = match self.commit(|| self.plan(&changes, &changes)).await? {
+            Ok(outcome) => outcome,
+            Err(why) => {
+                tracing::warn!(%why, changes = count, "The hub's changes cannot be stored together; storing them one by one.");
+                self.apply_each(changes).await?
+            }
+        };
+        let refused = outcome.applied.refused.len();
+        metrics.desired_refused.add(refused as u64);
+        metrics.desired_applied.add((count - refused) as u64);
+        for (key, reason) in &outcome.applied.refused {
+            tracing::warn!(%key, %reason, "An object of the hub was refused.");
+        }
+        Ok(outcome)
+    }
+
+    /// Applies a batch in one transaction for each change. DeviceModels first: a Device is held to the models that were stored.
+    async fn apply_each(&self, changes: Vec<Change>) -> Result<Outcome, CommitError> {
+        let (mut batch, others): (Vec<_>, Vec<_>) = changes
+            .into_iter()
+            .partition(|change| model_namespace(&change.key).is_some());
+        batch.extend(others);
+        let mut outcome = Outcome::default();
+        let mut done = 0;
+        while let Some(change) = batch.get(done) {
+            match self.commit(|| self.plan(slice::from_ref(change), &batch)).await? {
+                Ok(one) => {
+                    outcome.applied.refused.extend(one.applied.refused);
+                    outcome.again.extend(one.again);
+                    done += 1;
+                }
+                Err(why) => {
+                    outcome.applied.refused.extend(self.quarantine(change, &why).await?);
+                    batch.remove(done);
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Refuses a change that the store will not have. What it will never have is remembered; what lost a race too often comes again
+    /// with the next session.
+    async fn quarantine(&self, change: &Change, why: &CommitError) -> Result<Option<(Key, String)>, CommitError> {
+        let never = matches!(why, CommitError::Invalid { .. } | CommitError::NoSealKey(_));
+        if never && change.body.is_none() {
+            // Nothing of that name can be here.
+            return Ok(None);
+        }
+        let reason = cut(format!("the gateway's store does not take it: {why}"));
+        if never {
+            let remembered = self.commit(|| {
+                let record = Record {
+                    held: self.held(&change.key).map_err(read_failed)?,
+                    refused: Some((change.body.as_ref().map(|_| change.hash), reason.clone())),
+                };
+                Ok((Tx(vec![record.op(&change.key)]), ()))
+            });
+            if let Err(why) = remembered.await? {
+                tracing::warn!(key = %change.key, %why, "The refusal holds for this session only.");
+            }
+        }
+        Ok(Some((Key::clone(&change.key), reason)))
+    }
+
+    /// Commits what `plan` makes of the present state, with that state looked at again after a lost race. Waits for a disk that is full
+    /// or fails.
+    ///
+    /// # Errors
+    /// The outer one when the store is closed or damaged; the inner one when something in the plan is to blame.
+    async fn commit<T>(
+        &self,
+        plan: impl Fn() -> Result<(Tx, T), CommitError>,
+    ) -> Result<Result<T, CommitError>, CommitError> {
         let mut pause = FullJitter::new(FULL_BASE, FULL_CAP);
         let mut races = 0;
         loop {
-            let (tx, outcome) = self.plan(&changes)?;
-            match self.store.commit(tx).await {
-                Ok(_) => {
-                    let refused = outcome.applied.refused.len();
-                    metrics.desired_refused.add(refused as u64);
-                    metrics.desired_applied.add((changes.len() - refused) as u64);
-                    for (key, reason) in &outcome.applied.refused {
-                        tracing::warn!(%key, %reason, "An object of the hub was refused.");
-                    }
-                    return Ok(outcome);
-                }
+            let (tx, planned) = plan()?;
+            let Err(error) = self.store.commit(tx).await else {
+                return Ok(Ok(planned));
+            };
+            match error {
                 // A local writer was faster: look again at what is there now.
-                Err(CommitError::Conflict { .. } | CommitError::Exists(_) | CommitError::NotFound(_))
+                CommitError::Conflict { .. }
+                | CommitError::UidConflict { .. }
+                | CommitError::KvConflict { .. }
+                | CommitError::Exists(_)
+                | CommitError::NotFound(_)
                     if races < MAX_RACES =>
                 {
                     races += 1;
                 }
-                Err(e @ (CommitError::Full | CommitError::Overloaded | CommitError::Io(_))) => {
-                    tracing::warn!(error = %e, "The hub's changes cannot be stored now; trying again.");
+                CommitError::Conflict { .. }
+                | CommitError::UidConflict { .. }
+                | CommitError::KvConflict { .. }
+                | CommitError::Exists(_)
+                | CommitError::NotFound(_)
+                | CommitError::Invalid { .. }
+                | CommitError::NoSealKey(_) => return Ok(Err(error)),
+                CommitError::Full | CommitError::Overloaded | CommitError::Io(_) => {
+                    tracing::warn!(%error, "The hub's changes cannot be stored now; trying again.");
                     tokio::time::sleep(pause.next_wait()).await;
                 }
-                Err(e) => return Err(e),
+                CommitError::Closed | CommitError::Corrupt(_) => return Err(error),
             }
         }
     }
 
-    fn plan(&self, changes: &[Change]) -> Result<(Tx, Outcome), CommitError> {
+    /// What is to be done for `changes`, which are of `batch`.
+    fn plan(&self, changes: &[Change], batch: &[Change]) -> Result<(Tx, Outcome), CommitError> {
         let now = objects::rfc3339(daemon::clock::wall_ms());
         let mut ops = Vec::with_capacity(changes.len() * 2 + 1);
         let mut applied = Applied::default();
         for change in changes {
-            let decision = self.decide(change, changes, &now).map_err(read_failed)?;
+            let decision = self.decide(change, batch, &now).map_err(read_failed)?;
             ops.extend(decision.ops);
             let before = self.held(&change.key).map_err(read_failed)?;
             let hash = change.body.as_ref().map(|_| change.hash);
@@ -145,7 +230,7 @@ impl Mirror {
             ops.push(record.op(&change.key));
         }
         let mut again = Vec::new();
-        for (key, held) in self.allowed_again(changes).map_err(read_failed)? {
+        for (key, held) in self.allowed_again(changes, batch).map_err(read_failed)? {
             ops.push(Record { held, refused: None }.op(&key));
             again.push(key);
         }
@@ -153,9 +238,9 @@ impl Mirror {
         Ok((Tx(ops), Outcome { applied, again }))
     }
 
-    /// Refused Devices in the namespaces of the DeviceModels of this batch, with the hash of what is held of each. The bodies are
+    /// Refused Devices in the namespaces of the DeviceModels of these changes, with the hash of what is held of each. The bodies are
     /// not here any more; their keys are no longer counted as dealt with, so the hub sends them again.
-    fn allowed_again(&self, changes: &[Change]) -> Result<Vec<(Key, Option<Hash>)>, StoreError> {
+    fn allowed_again(&self, changes: &[Change], batch: &[Change]) -> Result<Vec<(Key, Option<Hash>)>, StoreError> {
         let namespaces: BTreeSet<_> = changes
             .iter()
             .filter_map(|change| model_namespace(&change.key))
@@ -167,8 +252,8 @@ impl Mirror {
                 let (Ok(key), Some(record)) = (str::from_utf8(&key), Record::decode(&record)) else {
                     continue;
                 };
-                // What this batch itself brings is held to the batch's models already.
-                let known = || changes.iter().any(|change| *change.key == *key);
+                // What the batch itself brings is held to the batch's models already.
+                let known = || batch.iter().any(|change| *change.key == *key);
                 if matches!(record.refused, Some((Some(_), _))) && found.len() < MAX_AGAIN && !known() {
                     found.push((Key::from(key), record.held));
                 }
@@ -404,54 +489,4 @@ impl Record {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn records_come_back() {
-        for record in [
-            Record {
-                held: Some(7),
-                refused: None,
-            },
-            Record {
-                held: Some(Hash::MAX),
-                refused: Some((Some(9), "no".to_owned())),
-            },
-            Record {
-                held: None,
-                refused: Some((None, String::new())),
-            },
-        ] {
-            assert_eq!(Record::decode(&record.encode()), Some(record));
-        }
-        for damaged in [&[][..], &[1, 2, 3], &[2, 0xff]] {
-            assert_eq!(Record::decode(damaged), None);
-        }
-    }
-
-    #[test]
-    fn reasons_are_cut_at_a_character() {
-        assert!(cut("é".repeat(400)).len() <= MAX_REASON);
-        assert_eq!(cut("short".to_owned()), "short");
-    }
-
-    #[test]
-    fn only_kinds_that_belong_here_are_taken() {
-        for (key, yes) in [
-            ("devices.kubeedge.io/devices/default/d", true),
-            ("devices.kubeedge.io/devicemodels/default/m", true),
-            ("edge.kubeedge.io/edgenodes//gw", true),
-            ("/secrets/default/s", false),
-            ("devices.kubeedge.io/devicestatuses/default/d", false),
-            ("devices.kubeedge.io/devices//d", false),
-            ("evil.io/devices/default/d", false),
-        ] {
-            assert_eq!(
-                objects::parse_replica_key(key).is_some_and(|key| known(&key)),
-                yes,
-                "{key}"
-            );
-        }
-    }
-}
+mod tests;

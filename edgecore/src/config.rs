@@ -45,7 +45,7 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Log filter in `tracing` syntax.
     pub log: String,
-    /// Least milliseconds between two observed updates of one device that leave for the hub, where the Device does not say
+    /// Least milliseconds between two reported values of one property that leave for the hub, where the Device does not say
     /// (`spec.properties[].reportCycle`). 0: at once, coalesced while one is under way.
     pub report_cycle: u64,
     /// Bounds of the journal that keeps history for the hub.
@@ -210,7 +210,7 @@ impl Config {
         }
     }
 
-    /// The least time between two observed updates of one device, where the Device does not say.
+    /// The least time between two reported values of one property, where the Device does not say.
     pub const fn report_cycle(&self) -> Duration {
         Duration::from_millis(self.report_cycle)
     }

@@ -92,14 +92,19 @@ pub(crate) fn twins_key(device: &ObjectKey) -> String {
     format!("{DEVICES_GROUP}/{TWINS}/{}/{}", device.namespace, device.name)
 }
 
-/// The bytes of an object that travel: canonical JSON without what each store keeps for itself.
-pub(crate) fn replica_body(mut object: Value) -> Bytes {
+/// The bytes of an object that travel: canonical JSON of [`replica`].
+pub(crate) fn replica_body(object: Value) -> Bytes {
+    canonical(&replica(object))
+}
+
+/// What of an object travels: all but what each store keeps for itself.
+pub(crate) fn replica(mut object: Value) -> Value {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         for field in LOCAL_METADATA {
             metadata.remove(field);
         }
     }
-    canonical(&object)
+    object
 }
 
 /// Sorted keys, no spaces: one value has one text (`serde_json`'s map is sorted).

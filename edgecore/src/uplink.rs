@@ -8,6 +8,7 @@
 //! without a node certificate there is no link and the gateway works alone; a certificate that appears later (`kurator join`) is
 //! found at the next start.
 
+mod cycles;
 mod live;
 mod mirror;
 mod observed;

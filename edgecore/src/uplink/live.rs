@@ -291,10 +291,7 @@ impl<'u> Live<'u> {
         self.uplink.metrics.observed_offered.add(ready.len() as u64);
         let entries: Vec<(Key, Option<Bytes>)> = ready
             .into_iter()
-            .map(|(key, object)| {
-                let body = self.observed.body(object.as_ref());
-                (key, body)
-            })
+            .map(|(key, leaving)| (key, self.observed.body(leaving)))
             .collect();
         // What did not change the set is never acknowledged: it is settled already.
         let settled = self.session.ask(move |session, _| {

@@ -2,19 +2,19 @@
 //! were written here (`twins` entries). All derived from the store, nothing kept beside it.
 //!
 //! At the start of a session the whole set is read once; then watches say what changed. A changed key waits in [`Pending`] until it may
-//! leave: at once when nothing of that key is under way, else when that was acknowledged; and not sooner than the device's
-//! `reportCycle` after the last time. What changes meanwhile replaces what waits, so a device that reports a thousand times a second
-//! costs the link no more than the hub can write.
+//! leave: at once when nothing of that key is under way, else when that was acknowledged; and each reported value not sooner than its
+//! `reportCycle` after the last time (`cycles`). What changes meanwhile replaces what waits, so a device that reports a thousand times
+//! a second costs the link no more than the hub can write.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
 use device_models::edge_registers;
 use metastore::store::{EventKind, Gone, ListOptions, Object, ObjectKey, Scope, Store, StoreError, Watch, WatchError};
 use proto::{Key, SourceSet};
-use serde_json::Value;
 
+use super::cycles::{Cycles, Rates, Sent};
 use crate::objects::{self, DEVICES, STATUSES};
 
 /// Reads the set and follows its changes.
@@ -35,15 +35,10 @@ pub(crate) struct Changed {
     pub(crate) key: Key,
     /// What it is now; `None` when it is gone.
     pub(crate) object: Option<Object>,
-    /// Least time since this key left last.
-    pub(crate) cycle: Duration,
-}
-
-/// Report cycles of the devices that do not use the default.
-#[derive(Debug)]
-struct Cycles {
-    default: Duration,
-    devices: HashMap<String, Duration>,
+    /// How often what is in it may leave.
+    pub(super) rates: Rates,
+    /// Another key whose rates changed with this one.
+    pub(super) paced: Option<(Key, Rates)>,
 }
 
 impl Observed {
@@ -54,10 +49,7 @@ impl Observed {
     pub(crate) fn start(store: &Store, node: &str, default_cycle: Duration) -> Result<(SourceSet, Self), StoreError> {
         let own_node = objects::node_key(node);
         let mut set = SourceSet::new();
-        let mut cycles = Cycles {
-            default: default_cycle,
-            devices: HashMap::new(),
-        };
+        let mut cycles = Cycles::new(default_cycle);
         let statuses = scan(store, objects::device_scope(STATUSES), |object| {
             set.put(object.key.to_string(), body(object));
         })?;
@@ -119,76 +111,46 @@ impl Observed {
         let there = (kind != EventKind::Deleted).then(|| object.clone());
         match &*object.key.resource {
             DEVICES => {
-                match there.as_ref().and_then(|device| device.value().ok()) {
+                let others = match there.as_ref().and_then(|device| device.value().ok()) {
                     Some(device) => self.cycles.learn(&object.key, &device),
                     None => self.cycles.forget(&object.key),
-                }
+                };
+                let status = others.then(|| objects::device_key(STATUSES, &object.key.namespace, &object.key.name));
                 Some(Changed {
                     key: objects::twins_key(&object.key).into(),
                     object: there,
-                    cycle: Duration::ZERO,
+                    rates: Rates::default(),
+                    paced: status.map(|status| (status.to_string().into(), self.cycles.of(&status))),
                 })
             }
             STATUSES => Some(Changed {
                 key: object.key.to_string().into(),
                 object: there,
-                cycle: self.cycles.of(&object.key),
+                rates: self.cycles.of(&object.key),
+                paced: None,
             }),
             _ if object.key == self.own_node => Some(Changed {
                 key: object.key.to_string().into(),
                 object: there,
-                cycle: Duration::ZERO,
+                rates: Rates::default(),
+                paced: None,
             }),
             _ => None,
         }
     }
 
     /// The body that travels for a changed entry; `None` when the entry is not in the set.
-    pub(crate) fn body(&self, object: Option<&Object>) -> Option<Bytes> {
-        let object = object?;
-        if &*object.key.resource == DEVICES {
-            let device = object.value().ok()?;
-            return edge_registers(&device, &self.node).map(|twins| objects::canonical(&twins));
-        }
-        Some(body(object))
-    }
-}
-
-impl Cycles {
-    /// A device's cycle is the shortest of its properties'.
-    fn learn(&mut self, key: &ObjectKey, device: &Value) {
-        let properties = device["spec"]["properties"].as_array();
-        let cycle = properties
-            .into_iter()
-            .flatten()
-            .map(|property| {
-                property["reportCycle"]
-                    .as_u64()
-                    .map_or(self.default, Duration::from_millis)
-            })
-            .min()
-            .unwrap_or(self.default);
-        if cycle == self.default {
-            self.forget(key);
-        } else {
-            self.devices.insert(id(key), cycle);
+    pub(crate) fn body(&self, leaving: Leaving) -> Option<Bytes> {
+        match leaving {
+            Leaving::Gone => None,
+            Leaving::Body(body) => Some(body),
+            Leaving::Object(object) if &*object.key.resource == DEVICES => {
+                let device = object.value().ok()?;
+                edge_registers(&device, &self.node).map(|twins| objects::canonical(&twins))
+            }
+            Leaving::Object(object) => Some(body(&object)),
         }
     }
-
-    fn forget(&mut self, key: &ObjectKey) {
-        self.devices.remove(&id(key));
-    }
-
-    fn of(&self, key: &ObjectKey) -> Duration {
-        if self.devices.is_empty() {
-            return self.default;
-        }
-        self.devices.get(&id(key)).copied().unwrap_or(self.default)
-    }
-}
-
-fn id(key: &ObjectKey) -> String {
-    format!("{}/{}", key.namespace, key.name)
 }
 
 fn body(object: &Object) -> Bytes {
@@ -207,33 +169,40 @@ fn scan(store: &Store, scope: Scope, mut each: impl FnMut(&Object)) -> Result<Wa
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     waiting: BTreeMap<Key, Waiting>,
-    under_way: BTreeMap<Key, Duration>,
-    left: HashMap<Key, Duration>,
+    under_way: BTreeSet<Key>,
+    /// What left last, of keys that are held back at times.
+    sent: HashMap<Key, Sent>,
 }
 
 #[derive(Debug)]
 struct Waiting {
     object: Option<Object>,
+    rates: Rates,
     due: Duration,
+}
+
+/// What leaves under a key.
+#[derive(Debug)]
+pub(crate) enum Leaving {
+    /// The entry's end.
+    Gone,
+    /// All of an object.
+    Object(Object),
+    /// A body that is made already.
+    Body(Bytes),
 }
 
 impl Pending {
     /// Takes a change; `now` is time since any one origin.
     pub(crate) fn changed(&mut self, changed: Changed, now: Duration) {
-        let due = match self.left.get(&changed.key) {
-            Some(left) if !changed.cycle.is_zero() => now.max(*left + changed.cycle),
-            _ => now,
-        };
-        if !changed.cycle.is_zero() {
-            // Marks the key as one whose leaving is to be remembered.
-            self.left.entry(Key::clone(&changed.key)).or_insert(Duration::ZERO);
+        if let Some((paced, rates)) = changed.paced
+            && let Some(waiting) = self.waiting.get_mut(&paced)
+        {
+            (waiting.rates, waiting.due) = (rates, now);
         }
-        let due = self
-            .waiting
-            .get(&changed.key)
-            .map_or(due, |waiting| waiting.due.min(due));
-        let object = changed.object;
-        self.waiting.insert(changed.key, Waiting { object, due });
+        let Changed { key, object, rates, .. } = changed;
+        let due = now;
+        self.waiting.insert(key, Waiting { object, rates, due });
     }
 
     /// The mirror dealt with this key.
@@ -242,35 +211,49 @@ impl Pending {
     }
 
     /// What may leave now. Each is under way until [`Self::settled`], or never was ([`Self::settled`] at once).
-    pub(crate) fn take(&mut self, now: Duration) -> Vec<(Key, Option<Object>)> {
+    pub(crate) fn take(&mut self, now: Duration) -> Vec<(Key, Leaving)> {
         let under_way = &self.under_way;
         let ready: Vec<Key> = self
             .waiting
             .iter()
-            .filter(|(key, waiting)| waiting.due <= now && !under_way.contains_key(*key))
+            .filter(|(key, waiting)| waiting.due <= now && !under_way.contains(*key))
             .map(|(key, _)| Key::clone(key))
             .collect();
         ready
             .into_iter()
             .filter_map(|key| {
-                let waiting = self.waiting.remove(&key)?;
-                self.under_way.insert(Key::clone(&key), now);
-                if let Some(left) = self.left.get_mut(&key) {
-                    *left = now;
-                }
-                if waiting.object.is_none() {
-                    self.left.remove(&key);
-                }
-                Some((key, waiting.object))
+                let leaving = self.leaving(&key, now)?;
+                self.under_way.insert(Key::clone(&key));
+                Some((key, leaving))
             })
             .collect()
+    }
+
+    fn leaving(&mut self, key: &Key, now: Duration) -> Option<Leaving> {
+        let mut waiting = self.waiting.remove(key)?;
+        let Some(object) = &waiting.object else {
+            self.sent.remove(key);
+            return Some(Leaving::Gone);
+        };
+        let held_back = (!waiting.rates.is_free()).then(|| object.value().ok()).flatten();
+        let Some(status) = held_back else {
+            self.sent.remove(key);
+            return waiting.object.map(Leaving::Object);
+        };
+        let sent = self.sent.entry(Key::clone(key)).or_default();
+        let due = sent.take(status, &waiting.rates, now);
+        if let Some(next) = due.next {
+            waiting.due = next;
+            self.waiting.insert(Key::clone(key), waiting);
+        }
+        due.body.map(Leaving::Body)
     }
 
     /// When [`Self::take`] has something again by time alone.
     pub(crate) fn due(&self) -> Option<Duration> {
         self.waiting
             .iter()
-            .filter(|(key, _)| !self.under_way.contains_key(*key))
+            .filter(|(key, _)| !self.under_way.contains(*key))
             .map(|(_, waiting)| waiting.due)
             .min()
     }
@@ -288,11 +271,12 @@ mod tests {
         }
     }
 
-    fn change(text: &'static str, cycle_ms: u64) -> Changed {
+    fn change(text: &'static str) -> Changed {
         Changed {
             key: "k".into(),
             object: Some(object(text)),
-            cycle: Duration::from_millis(cycle_ms),
+            rates: Rates::default(),
+            paced: None,
         }
     }
 
@@ -301,17 +285,21 @@ mod tests {
     }
 
     fn taken(pending: &mut Pending, ms: u64) -> Vec<Bytes> {
-        let all = pending.take(at(ms));
-        all.into_iter().filter_map(|(_, object)| Some(object?.json)).collect()
+        let all = pending.take(at(ms)).into_iter();
+        all.filter_map(|(_, leaving)| match leaving {
+            Leaving::Object(object) => Some(object.json),
+            Leaving::Body(_) | Leaving::Gone => None,
+        })
+        .collect()
     }
 
     #[test]
     fn leaves_at_once_when_idle_and_coalesced_while_under_way() {
         let mut pending = Pending::default();
-        pending.changed(change("1", 0), at(1000));
+        pending.changed(change("1"), at(1000));
         assert_eq!(taken(&mut pending, 1000), ["1"]);
         for text in ["2", "3", "4"] {
-            pending.changed(change(text, 0), at(1001));
+            pending.changed(change(text), at(1001));
         }
         assert_eq!(taken(&mut pending, 1001), Vec::<Bytes>::new());
         assert_eq!(pending.due(), None);
@@ -320,40 +308,9 @@ mod tests {
         assert_eq!(taken(&mut pending, 1002), ["4"]);
         pending.settled("k");
         assert_eq!(taken(&mut pending, 1003), Vec::<Bytes>::new());
-    }
-
-    #[test]
-    fn a_report_cycle_holds_back_all_but_the_first() {
-        let mut pending = Pending::default();
-        pending.changed(change("1", 500), at(1000));
-        assert_eq!(taken(&mut pending, 1000), ["1"]);
-        pending.settled("k");
-        pending.changed(change("2", 500), at(1100));
-        pending.changed(change("3", 500), at(1400));
-        assert_eq!(pending.due(), Some(at(1500)));
-        assert_eq!(taken(&mut pending, 1499), Vec::<Bytes>::new());
-        assert_eq!(taken(&mut pending, 1500), ["3"]);
-    }
-
-    #[test]
-    fn the_shortest_cycle_of_a_device_counts() {
-        let mut cycles = Cycles {
-            default: Duration::ZERO,
-            devices: HashMap::new(),
-        };
-        let key = objects::device_key(DEVICES, "default", "d0");
-        let device = |text: &str| serde_json::from_str::<Value>(text).unwrap();
-        cycles.learn(
-            &key,
-            &device(r#"{"spec":{"properties":[{"name":"a","reportCycle":500},{"name":"b","reportCycle":200}]}}"#),
+        assert!(
+            pending.sent.is_empty(),
+            "nothing is remembered of what is not held back"
         );
-        assert_eq!(cycles.of(&key), at(200));
-        cycles.learn(
-            &key,
-            &device(r#"{"spec":{"properties":[{"name":"a","reportCycle":500},{"name":"b"}]}}"#),
-        );
-        assert_eq!(cycles.of(&key), Duration::ZERO);
-        cycles.learn(&key, &device(r#"{"spec":{}}"#));
-        assert!(cycles.devices.is_empty());
     }
 }

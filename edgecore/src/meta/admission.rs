@@ -53,9 +53,15 @@ impl EdgeAdmission {
         if context.op == Operation::Delete {
             return if mirrored { Err(hubs(context)) } else { Ok(()) };
         }
-        if mirrored && old.is_none_or(|old| owned_part(old) != owned_part(new)) {
-            let why = "this device is the hub's: only the desired values of its properties may be changed here";
-            return Err(Status::forbidden(DEVICES_GROUP, DEVICES, context.name, why));
+        if mirrored {
+            // A mirrored object that is not there is the hub's all the more.
+            let changed = old.map_or_else(|| Some("metadata.name".to_owned()), |old| difference(old, new));
+            if let Some(field) = changed {
+                let why = format!(
+                    "this device is the hub's: only the desired values of its properties may be changed here, not {field}"
+                );
+                return Err(Status::forbidden(DEVICES_GROUP, DEVICES, context.name, &why));
+            }
         }
         match new["spec"]["nodeName"].as_str() {
             None | Some("") => {
@@ -135,29 +141,56 @@ fn invalid(kind: &str, name: &str, errors: Vec<FieldError>) -> Status {
     Status::invalid(DEVICES_GROUP, kind, name, causes)
 }
 
-/// What of a Device belongs to its owner: everything but desired values and the store's own fields.
+/// What of a Device belongs to its owner: all that travels, but desired values and what says of them that they were cleared.
 fn owned_part(device: &Value) -> Value {
-    let mut part = Map::new();
-    let mut spec = device["spec"].clone();
-    if let Some(properties) = spec.get_mut("properties").and_then(Value::as_array_mut) {
+    let mut part = objects::replica(device.clone());
+    if let Some(properties) = part.pointer_mut("/spec/properties").and_then(Value::as_array_mut) {
         for property in properties.iter_mut().filter_map(Value::as_object_mut) {
             property.remove("desired");
         }
         // A property that has nothing but a desired value may come and go with it.
         properties.retain(|property| property.as_object().is_none_or(|p| p.keys().any(|key| key != "name")));
     }
-    part.insert("spec".to_owned(), spec);
-    for field in ["labels", "annotations"] {
-        let mut value = device["metadata"][field].clone();
-        if let Some(map) = value.as_object_mut() {
-            map.remove(CLEARED);
+    if let Some(metadata) = part.get_mut("metadata").and_then(Value::as_object_mut) {
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.remove(CLEARED);
         }
-        if value.as_object().is_some_and(Map::is_empty) {
-            value = Value::Null;
-        }
-        part.insert(field.to_owned(), value);
+        // No labels and an empty set of them are the same, and so is everything else in there.
+        metadata.retain(|_, value| !is_empty(value));
     }
-    Value::Object(part)
+    if let Some(part) = part.as_object_mut() {
+        // The API's to say, with the version that it was asked for.
+        part.retain(|field, value| field != "apiVersion" && field != "kind" && !is_empty(value));
+    }
+    part
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+/// Where two owned parts differ first, to be told.
+fn difference(old: &Value, new: &Value) -> Option<String> {
+    let (old, new) = (owned_part(old), owned_part(new));
+    let fields = |value: &Value, name: &str| -> Map<String, Value> {
+        value.get(name).and_then(Value::as_object).cloned().unwrap_or_default()
+    };
+    for part in ["metadata", "spec"] {
+        let (old, new) = (fields(&old, part), fields(&new, part));
+        let differs = old
+            .keys()
+            .chain(new.keys())
+            .find(|name| old.get(*name) != new.get(*name));
+        if let Some(name) = differs {
+            return Some(format!("{part}.{name}"));
+        }
+    }
+    (old != new).then(|| "status".to_owned())
 }
 
 #[cfg(test)]
@@ -179,5 +212,41 @@ mod tests {
         assert_eq!(owned_part(&one), owned_part(&cleared));
         cleared["metadata"]["annotations"]["team"] = json!("x");
         assert_ne!(owned_part(&one), owned_part(&cleared));
+    }
+
+    #[test]
+    fn everything_that_travels_is_the_owners() {
+        let one = json!({"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "Device",
+            "metadata": {"name": "d", "namespace": "default", "uid": "u", "resourceVersion": "7", "labels": {"line": "1"}},
+            "spec": {"nodeName": "gw", "properties": [{"name": "a"}]}});
+        let with = |pointer: &str, field: &str, value: Value| {
+            let mut other = one.clone();
+            other.pointer_mut(pointer).unwrap()[field] = value;
+            difference(&one, &other)
+        };
+        let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "1"}]);
+        for (pointer, field, value) in [
+            ("/metadata", "finalizers", json!(["example.com/hold"])),
+            ("/metadata", "ownerReferences", owner),
+            ("/metadata", "annotations", json!({"a": "b"})),
+            ("/metadata", "labels", json!({})),
+            ("/metadata", "somethingNew", json!(1)),
+            ("/spec", "nodeName", json!("another")),
+        ] {
+            let path = format!("{pointer}.{field}").replace('/', "");
+            assert_eq!(with(pointer, field, value), Some(path));
+        }
+        assert_eq!(
+            with("", "status", json!({"reportToCloud": true})),
+            Some("status".to_owned())
+        );
+        for (pointer, field, value) in [
+            ("/metadata", "resourceVersion", json!("8")),
+            ("/metadata", "managedFields", json!([{"manager": "kubectl"}])),
+            ("/metadata", "finalizers", json!([])),
+            ("", "status", json!({})),
+        ] {
+            assert_eq!(with(pointer, field, value), None);
+        }
     }
 }

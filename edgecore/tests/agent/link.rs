@@ -79,6 +79,12 @@ fn hubs_device(setpoint: &str, ms: u64) -> Value {
     device
 }
 
+/// The Device as it is here.
+fn held(agent: &edgecore::Agent) -> Value {
+    let key = crate::harness::key("devices", "d0");
+    agent.store().get(&key).unwrap().unwrap().value().unwrap()
+}
+
 fn desired(agent: &edgecore::Agent) -> Value {
     let device = agent
         .store()
@@ -256,8 +262,20 @@ async fn what_cannot_be_applied_is_refused_by_key_and_the_rest_flows_on() {
 
     // What is the hub's is not changed here, except desired values.
     let path = "/apis/devices.kubeedge.io/v1beta1/namespaces/default/devices/d0";
-    let (code, body) = api(&agent, "PATCH", path, Some(json!({"metadata": {"labels": {"a": "b"}}}))).await;
-    assert_eq!(code, 403, "{body}");
+    let before = held(&agent);
+    let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "1"});
+    for (field, value) in [
+        ("labels", json!({"a": "b"})),
+        ("annotations", json!({"a": "b"})),
+        ("finalizers", json!(["example.com/hold"])),
+        ("ownerReferences", json!([owner])),
+    ] {
+        let (code, body) = api(&agent, "PATCH", path, Some(json!({"metadata": {field: value}}))).await;
+        assert_eq!(code, 403, "{body}");
+        let said = body["message"].as_str().unwrap_or_default();
+        assert!(said.contains(&format!("not metadata.{field}")), "{said}");
+    }
+    assert_eq!(held(&agent), before);
     let (code, body) = api(&agent, "DELETE", path, None).await;
     assert_eq!(code, 403, "{body}");
     agent.stop().await;

@@ -632,3 +632,23 @@ async fn who_waits_for_room_is_served() {
     }
     assert_eq!(store.revision(), 24);
 }
+
+#[tokio::test]
+async fn the_write_ahead_log_stays_bounded_under_writes_that_do_not_pause() {
+    let (dir, store) = open();
+    let log = dir.path().join("test.db-wal");
+    let filler = "x".repeat(16 * 1024);
+    for n in 0..1_000_u64 {
+        let mut object = body("a", n);
+        object["spec"]["filler"] = json!(filler);
+        store
+            .commit(Tx::new().put(pod("a"), object, Expect::Any))
+            .await
+            .unwrap();
+    }
+    let length = std::fs::metadata(&log).unwrap().len();
+    // Sixteen MiB were written at least; the log is brought into the file at four.
+    assert!((1 << 20..6 << 20).contains(&length), "{length}");
+    let file = std::fs::metadata(dir.path().join("test.db")).unwrap().len();
+    assert!(file > 4 << 20, "{file}");
+}

@@ -1,7 +1,8 @@
 //! The one thread that writes.
 //!
 //! It takes all transactions that wait, runs them in one SQLite transaction, syncs once, then publishes their events and answers
-//! them all. Between groups it does the chores: old journal records, the change log, free pages, the write-ahead log, snapshots.
+//! them all. Nobody waits for more than that: the write-ahead log goes into the file behind the answers. Between groups it does the
+//! chores: old journal records, the change log, free pages, snapshots.
 //!
 //! Memory never runs ahead of the file: revision, streams and events of a group are adopted after its COMMIT, dropped with its
 //! ROLLBACK.
@@ -9,12 +10,15 @@
 use std::{
     path::PathBuf,
     slice,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use rusqlite::{Connection, InterruptHandle};
+use rusqlite::{Connection, InterruptHandle, hooks::Wal};
 
 use super::{
     CommitError, Committed, Shared, StoreError,
@@ -37,6 +41,8 @@ const CHORES_EVERY: Duration = Duration::from_secs(30);
 const LOG_SLACK: u64 = 256;
 /// Revisions compacted in one piece.
 const LOG_PIECE: u64 = 1024;
+/// Pages in the write-ahead log that bring it into the file: what SQLite would do within a commit.
+const WAL_PAGES: i32 = 1000;
 /// Free pages given back to the file system at a time.
 const VACUUM_PAGES: i64 = 256;
 /// The first snapshot of a file that has none comes this soon after the first change.
@@ -51,6 +57,8 @@ pub(super) struct Writer {
     compacted: u64,
     /// The file says that it is in use: set with the first group, taken back on an orderly stop.
     marked: bool,
+    /// Pages in the write-ahead log after the last commit.
+    wal_pages: Arc<AtomicI32>,
     /// Changed since the last checkpoint, since the last snapshot.
     wal_dirty: bool,
     snapshot_dirty: bool,
@@ -60,7 +68,14 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, db: Connection, lock: Lock, unclean: bool) -> Result<Self, StoreError> {
+    pub(super) fn new(shared: Arc<Shared>, mut db: Connection, lock: Lock, unclean: bool) -> Result<Self, StoreError> {
+        let wal_pages = Arc::new(AtomicI32::new(0));
+        let counted = Arc::clone(&wal_pages);
+        // In the place of SQLite's own hook, which would bring the log into the file before the commit returns.
+        db.wal_hook(Some(move |_: &mut Wal, pages| {
+            counted.store(pages, Ordering::Relaxed);
+            Ok(())
+        }))?;
         let now = (shared.options.clock)();
         let has_snapshot = shared.options.snapshot_path().is_some_and(|path| path.exists());
         let every = shared.options.snapshot_every;
@@ -69,6 +84,7 @@ impl Writer {
             revision: schema::revision(&db)?,
             compacted: schema::meta(&db, "compacted")?,
             marked: unclean,
+            wal_pages,
             wal_dirty: true,
             snapshot_dirty: !has_snapshot,
             chores_at: now + CHORES_EVERY,
@@ -86,6 +102,10 @@ impl Writer {
             match self.shared.queue.take(GROUP_OPS, GROUP_BYTES, CHORES_EVERY) {
                 Taken::Jobs(jobs) => {
                     self.serve(jobs);
+                    // Counted anew with the next commit.
+                    if self.wal_pages.swap(0, Ordering::Relaxed) >= WAL_PAGES {
+                        self.checkpoint("PASSIVE");
+                    }
                     if (self.shared.options.clock)() >= self.chores_at {
                         self.chores(false);
                     }

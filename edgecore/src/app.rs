@@ -17,7 +17,7 @@ use daemon::drain::Drain;
 use daemon::exit;
 use daemon::lives::CancellationToken;
 use daemon::ready::{Block, Ready};
-use link::pki::PkiError;
+use link::pki::{PkiError, recover_identity};
 use metastore::api::ApiServer;
 use metastore::store::{JournalBound, SealKey, Store, StoreError, StoreOptions};
 use tokio::net::TcpListener;
@@ -32,7 +32,7 @@ use crate::meta::Meta;
 use crate::metrics::Metrics;
 use crate::stamps::Stamps;
 use crate::twin::Twins;
-use crate::uplink::{RotationNotBefore, Uplink, recover_certificate};
+use crate::uplink::{RotationNotBefore, Uplink};
 
 /// How long the parts of the agent may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -131,7 +131,7 @@ impl Agent {
     /// What cannot be opened or listened on. The hub's absence is no error.
     pub async fn start(config: Config) -> Result<Self, AgentError> {
         daemon::tls::install_provider();
-        recover_certificate(&config.pki)?;
+        recover_identity(&config.pki)?;
         let node = identity::node_name(&config)?;
         let store = open_store(&config)?;
         let drains = [Drain::new(), Drain::new(), Drain::new()];

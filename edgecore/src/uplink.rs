@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::drain::Drain;
-use link::pki::{Credential, PkiError};
+use link::pki::{PkiError, load_identity};
 use link::{CloseCode, Connection, DialError, Dialer, Goodbye};
 use metastore::api::ApiServer;
 use metastore::store::Store;
@@ -29,7 +29,7 @@ use rustls::pki_types::pem::PemObject as _;
 use tokio::sync::watch;
 
 pub(crate) use mirror::is_mirrored;
-pub(crate) use rotation::{NotBefore as RotationNotBefore, recover as recover_certificate};
+pub(crate) use rotation::NotBefore as RotationNotBefore;
 
 use self::pace::{Ended, Pace};
 use crate::metrics::Metrics;
@@ -94,24 +94,12 @@ impl Uplink {
     /// Reads the identity anew each time, so that a new certificate is used from the next dial on.
     async fn dial(&self) -> Result<(Dialer, Connection), DialError> {
         let setup = |e: PkiError| DialError::Setup(e.to_string());
-        let (ca, identity) = self.identity().map_err(setup)?;
-        let dialer = Dialer::link(ca, &identity).map_err(setup)?;
+        let identity = load_identity(&self.pki).map_err(setup)?;
+        let ca = CertificateDer::from_pem_slice(identity.ca_pem.as_bytes())
+            .map_err(|_| DialError::Setup("hub-ca.crt holds no PEM certificate".to_owned()))?;
+        let dialer = Dialer::link(ca, &identity.credential).map_err(setup)?;
         let connection = dialer.dial(&self.hubs).await?;
         Ok((dialer, connection))
-    }
-
-    fn identity(&self) -> Result<(CertificateDer<'static>, Credential), PkiError> {
-        let read = |name: &str| {
-            let path = self.pki.join(name);
-            std::fs::read_to_string(&path).map_err(|source| PkiError::Io { path, source })
-        };
-        let ca = CertificateDer::from_pem_slice(read("hub-ca.crt")?.as_bytes())
-            .map_err(|_| PkiError::Parse("hub-ca.crt holds no PEM certificate"))?;
-        let identity = Credential {
-            chain_pem: read("node.crt")?,
-            key_pem: read("node.key")?,
-        };
-        Ok((ca, identity))
     }
 }
 

@@ -4,6 +4,7 @@
 //!   one client certificate per gateway, and administrators' client certificates. Its public key's hash is the pin in join tokens.
 //! - A gateway makes its own key ([`NodeKey`]), which never leaves it, and sends a request for it. From that request the hub takes
 //!   the public key and nothing else: name, groups, identifiers, life and uses are the hub's decision.
+//!   Key and certificate change together ([`install_identity`]), also when the power goes in between.
 //! - A gateway also has a CA of its own ([`LocalCa`]) for its local API; it has nothing to do with the hub's.
 //!
 //! All keys are P-256. Nothing here opens a socket or reads a clock: "now" is an argument, in milliseconds since 1970.
@@ -12,6 +13,7 @@ mod ca;
 mod cert;
 mod csr;
 mod files;
+mod identity;
 mod kubeconfig;
 mod local;
 #[cfg(test)]
@@ -24,6 +26,7 @@ pub use ca::{
 pub use cert::{Cert, Pin, San};
 pub use csr::{MAX_CSR, NodeKey};
 pub use files::write_atomic;
+pub use identity::{Identity, install_identity, load_identity, recover_identity};
 pub use kubeconfig::{Kubeconfig, write_kubeconfig};
 pub use local::LocalCa;
 

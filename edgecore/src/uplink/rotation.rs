@@ -1,5 +1,5 @@
 //! The node certificate's renewal over the link, at two thirds of its life. A new key each time; the old pair serves until the new
-//! one is on disk.
+//! one is on disk, whole.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::clock::{since_start, wall_ms};
-use link::pki::{Cert, Credential, NodeKey, PkiError, write_atomic};
+use link::pki::{Cert, Credential, NodeKey, PkiError, install_identity};
 
 /// Waits longer than this are taken in pieces: the wall clock may be put right meanwhile.
 const PIECE: Duration = Duration::from_secs(6 * 3600);
@@ -87,8 +87,7 @@ impl Rotations {
         }
     }
 
-    /// The hub's answer: checked, then written. The key goes first: a certificate without its key is of no use, a key whose
-    /// certificate did not arrive is replaced at the next join.
+    /// The hub's answer: checked, then installed together with its key.
     ///
     /// # Errors
     /// When it is not the certificate of the key, or the files cannot be written.
@@ -99,39 +98,11 @@ impl Rotations {
             .ok_or(PkiError::Parse("a certificate that was not asked for"))?;
         let pair = Credential::from_der(chain, &key);
         let cert = Cert::parse_pem(&pair.chain_pem)?;
-        if cert.pin != key.pin() {
-            return Err(PkiError::Parse("the new certificate is of another key"));
-        }
-        // Both beside the present pair first, then two renames: a power cut between them leaves a pair that does not match, which is
-        // found and put right by `recover`.
-        write_atomic(&self.pki.join("node.key.new"), pair.key_pem.as_bytes(), 0o600)?;
-        write_atomic(&self.pki.join("node.crt"), pair.chain_pem.as_bytes(), 0o644)?;
-        recover(&self.pki)?;
+        install_identity(&self.pki, &pair, None)?;
         self.from_ms = Some(two_thirds(cert.not_before_ms, cert.not_after_ms));
         tracing::info!(serial = %cert.serial, "The node certificate was renewed.");
         Ok(())
     }
-}
-
-/// Brings certificate and key together again after an interrupted renewal: the new key takes the old one's place when the certificate
-/// is its.
-///
-/// # Errors
-/// When a file cannot be written.
-pub(crate) fn recover(pki: &Path) -> Result<(), PkiError> {
-    let (fresh, path) = (pki.join("node.key.new"), pki.join("node.key"));
-    let Ok(pem) = std::fs::read_to_string(&fresh) else {
-        return Ok(());
-    };
-    let cert = std::fs::read_to_string(pki.join("node.crt")).ok();
-    let matches = NodeKey::from_pem(&pem)
-        .ok()
-        .zip(cert.and_then(|cert| Cert::parse_pem(&cert).ok()))
-        .is_some_and(|(key, cert)| key.pin() == cert.pin);
-    if matches {
-        write_atomic(&path, pem.as_bytes(), 0o600)?;
-    }
-    std::fs::remove_file(&fresh).map_err(|source| PkiError::Io { path: fresh, source })
 }
 
 const fn two_thirds(from: u64, until: u64) -> u64 {
@@ -155,20 +126,5 @@ mod tests {
         assert_eq!(rotations.due(), None);
         assert!(rotations.request().is_none());
         assert!(rotations.issued(&[]).is_err());
-    }
-
-    #[test]
-    fn an_interrupted_renewal_leaves_a_pair_that_matches() {
-        let dir = tempfile::tempdir().unwrap();
-        let (old, new) = (NodeKey::generate().unwrap(), NodeKey::generate().unwrap());
-        std::fs::write(dir.path().join("node.key"), old.to_pem()).unwrap();
-        std::fs::write(dir.path().join("node.key.new"), new.to_pem()).unwrap();
-        // The certificate never arrived: the old key stays.
-        recover(dir.path()).unwrap();
-        assert_eq!(
-            std::fs::read_to_string(dir.path().join("node.key")).unwrap(),
-            old.to_pem()
-        );
-        assert!(!dir.path().join("node.key.new").exists());
     }
 }

@@ -50,7 +50,7 @@ pub fn write_atomic(path: &Path, contents: &[u8], mode: u32) -> Result<(), PkiEr
     })
 }
 
-fn make_folder(folder: &Path) -> Result<(), PkiError> {
+pub(super) fn make_folder(folder: &Path) -> Result<(), PkiError> {
     use std::os::unix::fs::DirBuilderExt;
     if folder.is_dir() {
         return Ok(());

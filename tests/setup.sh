@@ -12,6 +12,7 @@ need kubectl kubernetes-client
 need python3 python3
 need cc build-essential
 need ip iproute2
+need systemd-analyze systemd
 [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || missing+=(libfaketime)
 
 if [ "${#missing[@]}" -gt 0 ]; then

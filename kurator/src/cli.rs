@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+/// A gateway's store, when nothing says otherwise.
+pub(crate) const DATA_DIR: &str = "/var/lib/kurator";
+
 /// Kurator Edge: every factory gateway a one-node Kubernetes cluster.
 #[derive(Debug, Parser)]
 #[command(
@@ -163,9 +166,9 @@ pub struct JoinArgs {
     /// Where configuration and keys go.
     #[arg(long, default_value = "/etc/kurator", value_name = "DIR")]
     pub config_dir: PathBuf,
-    /// Where the store goes.
-    #[arg(long, default_value = "/var/lib/kurator", value_name = "DIR")]
-    pub data_dir: PathBuf,
+    /// Where the store goes [default: where it is already, else /var/lib/kurator].
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
     /// Enrol and write the configuration; start nothing.
     #[arg(long)]
     pub no_service: bool,
@@ -190,9 +193,9 @@ pub struct ResetArgs {
     /// Where configuration and keys are.
     #[arg(long, default_value = "/etc/kurator", value_name = "DIR")]
     pub config_dir: PathBuf,
-    /// Where the store is.
-    #[arg(long, default_value = "/var/lib/kurator", value_name = "DIR")]
-    pub data_dir: PathBuf,
+    /// Where the store is [default: where edgecore.yaml says, else /var/lib/kurator].
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
     /// Do it.
     #[arg(long)]
     pub yes: bool,

@@ -60,7 +60,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             }) => commands::get::run(&global, &what, name.as_deref(), selector.as_deref(), all_namespaces).await,
             Command::Twin(action) => commands::twin::run(&global, action).await,
             Command::Why(target) => commands::why::run(&global, target).await,
-            Command::Check(arguments) => commands::check::run(arguments).await,
+            Command::Check(arguments) => commands::check::run(&global, arguments).await,
             Command::Demo(arguments) => commands::demo::run(arguments).await,
             Command::Completion { .. } | Command::Version => unreachable!("answered above, without a runtime"),
         }

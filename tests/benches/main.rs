@@ -1,7 +1,7 @@
 //! The bench: one table, target beside measured, printed and stored in `tests/benches/RESULTS.md` with date, machine and method.
 //!
-//! `bench [--quick] [NAME …]` runs all groups or those named (`size edge latency rate idle fleet api`). Release programs are expected
-//! beside it. Nothing here asserts a time; it writes down what it saw.
+//! `bench [--quick] [GROUP …]` runs all groups or those named; `bench --help` names them. Release programs are expected beside it.
+//! Nothing here asserts a time; it writes down what it saw.
 
 mod api;
 mod edge;
@@ -12,6 +12,9 @@ mod process;
 mod report;
 mod size;
 
+use std::process::ExitCode;
+
+use daemon::exit::{FAILED, Failure, USAGE};
 use report::Report;
 
 /// What a run was asked for.
@@ -21,10 +24,55 @@ pub(crate) struct Plan {
     quick: bool,
 }
 
-fn main() -> anyhow::Result<()> {
-    let mut names: Vec<String> = std::env::args().skip(1).collect();
-    let quick = names.iter().any(|n| n == "--quick");
-    names.retain(|n| n != "--quick");
+/// The groups, in the order they run.
+const GROUPS: [&str; 7] = ["size", "edge", "latency", "rate", "idle", "api", "fleet"];
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    Help,
+    Run { quick: bool, groups: Vec<String> },
+}
+
+fn parse(arguments: impl Iterator<Item = String>) -> Result<Asked, String> {
+    let (mut quick, mut groups) = (false, Vec::new());
+    for argument in arguments {
+        match argument.as_str() {
+            "-h" | "--help" => return Ok(Asked::Help),
+            "--quick" => quick = true,
+            name if GROUPS.contains(&name) => groups.push(argument),
+            name => return Err(format!("no group or option {name:?}")),
+        }
+    }
+    Ok(Asked::Run { quick, groups })
+}
+
+fn usage() -> String {
+    format!(
+        "Usage: bench [--quick] [GROUP ...]\n\nGroups: {}; all of them when none is named.\n\
+         --quick takes smaller numbers, for seeing that the bench itself works.\n\
+         Only a full run without --quick is stored in tests/benches/RESULTS.md.\n\nExample: bench --quick latency rate\n",
+        GROUPS.join(" ")
+    )
+}
+
+fn main() -> ExitCode {
+    match parse(std::env::args().skip(1)) {
+        Ok(Asked::Help) => {
+            report::print(&usage());
+            ExitCode::SUCCESS
+        }
+        Err(what) => Failure::new(USAGE, what)
+            .hint(format!("groups are {}; bench --help says more", GROUPS.join(" ")))
+            .report(),
+        Ok(Asked::Run { quick, groups }) => match run(quick, &groups) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => Failure::new(FAILED, format!("{e:#}")).report(),
+        },
+    }
+}
+
+fn run(quick: bool, names: &[String]) -> anyhow::Result<()> {
     daemon::tls::install_provider();
     let plan = Plan { quick };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -68,5 +116,37 @@ fn main() -> anyhow::Result<()> {
 fn group(name: &str, outcome: anyhow::Result<()>) {
     if let Err(e) = outcome {
         report::print(&format!("group {name} failed: {e:#}\n"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(line: &str) -> Result<Asked, String> {
+        parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn a_name_that_is_no_group_is_refused_and_help_runs_nothing() {
+        assert_eq!(
+            asked("--quick size rate"),
+            Ok(Asked::Run {
+                quick: true,
+                groups: vec!["size".into(), "rate".into()]
+            })
+        );
+        assert_eq!(
+            asked(""),
+            Ok(Asked::Run {
+                quick: false,
+                groups: vec![]
+            })
+        );
+        assert_eq!(asked("size --help"), Ok(Asked::Help));
+        for bad in ["sizes", "--fast", "size latencies"] {
+            assert!(asked(bad).is_err(), "{bad}");
+        }
+        assert!(GROUPS.iter().all(|g| usage().contains(g)));
     }
 }

@@ -2,7 +2,8 @@
 
 use http::Method;
 use serde_json::json;
-use tests::{Edge, Hub, Pair, Relay, eventually, kurator};
+use tests::{Edge, Hub, Pair, Relay, Weather, eventually, kurator, program, run};
+use tokio::process::Command;
 
 async fn hub(folder: &std::path::Path) -> Hub {
     daemon::tls::install_provider();
@@ -204,4 +205,81 @@ async fn one_nodes_certificate_opens_one_nodes_door() {
         status(Method::POST, "/kurator/v1/tokens".into(), Some(json!({}))).await,
         403
     );
+}
+
+/// `kurator check` at a gateway, as the agent itself is run: its exit code, and each finding by its check's name.
+async fn checked(edge: &Edge) -> (i32, Vec<(String, String, String)>) {
+    let ended = run(Command::new(program("kurator"))
+        .args(["check", "-o", "json", "--config-dir"])
+        .arg(edge.folder().join("etc"))
+        .envs(edge.environment().iter().cloned()))
+    .await;
+    let list: serde_json::Value = serde_json::from_str(&ended.out).unwrap_or_else(|e| panic!("{e}: {ended:?}"));
+    let text = |v: &serde_json::Value| v.as_str().unwrap().to_owned();
+    let findings = list.as_array().unwrap().iter();
+    let findings = findings.map(|f| (text(&f["check"]), text(&f["state"]), text(&f["found"])));
+    (ended.code(), findings.collect())
+}
+
+#[tokio::test]
+async fn check_tells_udp_from_tcp_and_disturbs_nothing() {
+    let pair = Pair::start().await;
+    let epoch = |node: &serde_json::Value| node["sessionEpoch"].clone();
+    let before = epoch(&pair.hub.until_in_sync("gw-1").await);
+    assert!(before.is_number(), "{before}");
+    let hub = async |weather: Weather| {
+        pair.relay.set(weather);
+        let (code, findings) = checked(&pair.edge).await;
+        let (_, state, found) = findings
+            .iter()
+            .find(|f| f.0 == "hub")
+            .expect("a line on the hub")
+            .clone();
+        (code, state, found, findings)
+    };
+    let (code, state, found, all) = hub(Weather::FAIR).await;
+    assert_eq!((code, state.as_str()), (0, "ok"), "{all:?}");
+    assert!(found.contains("UDP and TCP"), "{found}");
+    assert!(all.iter().any(|f| f.0 == "agent" && f.2.contains("ready")), "{all:?}");
+    assert!(all.iter().any(|f| f.0 == "identity" && f.2.contains("gw-1")), "{all:?}");
+    // A running session is not fenced by the look.
+    assert_eq!(epoch(&pair.hub.until_in_sync("gw-1").await), before);
+
+    let (code, state, found, all) = hub(Weather::NO_UDP).await;
+    assert_eq!((code, state.as_str()), (0, "warn"), "{all:?}");
+    assert!(found.contains("UDP blocked, the agent will use TCP"), "{found}");
+
+    let (code, state, found, all) = hub(Weather::CUT).await;
+    assert_eq!((code, state.as_str()), (1, "fail"), "{all:?}");
+    assert!(found.contains("not reached"), "{found}");
+
+    pair.relay.set(Weather::FAIR);
+    kurator(&pair.hub.kubeconfig(), &["node", "revoke", "gw-1"])
+        .await
+        .good();
+    let (code, state, found, all) = hub(Weather::FAIR).await;
+    assert_eq!((code, state.as_str()), (1, "fail"), "{all:?}");
+    assert!(found.contains("revoked"), "{found}");
+}
+
+#[tokio::test]
+async fn a_join_that_was_cut_is_finished_by_the_agents_next_start() {
+    let mut pair = Pair::start().await;
+    let pki = pair.edge.folder().join("etc/pki");
+    let read = |name: &str| std::fs::read_to_string(pki.join(name)).unwrap();
+    let old = [read("node.key"), read("node.crt")];
+    let token = pair.hub.token(&["--node", "gw-1"]).await;
+    pair.edge.stop().await;
+    let folder = pair.edge.folder().to_owned();
+    Edge::join_with(&folder, "gw-1", &token, &["--again"]).await.good();
+    let new = [read("node.key"), read("node.crt")];
+    assert_ne!(old, new);
+    // As the power left it in the middle: the new identity is staged, of the three files one has followed.
+    let staged = format!("{}# node.crt\n{}", new[0], new[1]);
+    std::fs::write(pki.join("identity.new"), staged).unwrap();
+    std::fs::write(pki.join("node.crt"), &old[1]).unwrap();
+    pair.edge.start_again().await;
+    pair.hub.until_in_sync("gw-1").await;
+    assert_eq!([read("node.key"), read("node.crt")], new);
+    assert!(!pki.join("identity.new").exists());
 }

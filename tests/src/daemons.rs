@@ -252,6 +252,11 @@ impl Edge {
         self.environment.push((key.to_owned(), value.to_owned()));
     }
 
+    /// The environment it is started with.
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.environment
+    }
+
     /// Starts it (again) on the same folder, and on the same MQTT port once it has one.
     pub async fn start_again(&mut self) {
         if let Some(mqtt) = self.run["mqtt"].as_str().map(str::to_owned) {

@@ -1,7 +1,9 @@
 //! `kurator join edge`: reads the token, makes a key that never leaves this machine, has it certified, writes the agent's
 //! configuration, and starts the service where there is a service manager.
 //!
-//! Nothing is written before the hub said yes, and everything is written before this returns: a refusal leaves no trace.
+//! Nothing is written before the hub said yes, and everything is written before this returns: a refusal leaves no trace. The
+//! configuration goes first and suits the old identity as well as the new one; then the identity changes as one thing
+//! ([`link::pki::install_identity`]), so that a power cut at any moment leaves a gateway with the one or the other.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -9,22 +11,24 @@ use std::path::{Path, PathBuf};
 
 use daemon::exit::{BAD_CONFIG, BAD_INPUT, FAILED, Failure, NOT_ALLOWED, UNREACHABLE, USAGE};
 use link::join::{self, JoinFailure};
-use link::pki::{self, Cert, Credential, NodeKey, Pin, write_atomic};
+use link::pki::{self, Cert, Credential, NODE_PREFIX, NodeKey, Pin, PkiError, write_atomic};
 use link::{DialError, Dialer};
 use proto::join::{Admitted, JoinCode, JoinRefusal, JoinRequest};
 use proto::{JoinToken, limits};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::cli::JoinArgs;
+use crate::cli::{DATA_DIR, JoinArgs};
 use crate::say;
 
-/// The unit installed where systemd runs.
-const UNIT: &str = "kurator-edgecore.service";
+pub(super) mod unit;
+
+/// What the agent reads besides its identity, in its configuration folder.
+const CONFIGURATION: &str = "edgecore.yaml";
 
 pub(crate) async fn run(arguments: JoinArgs) -> Result<(), Failure> {
     let token = read_token(&arguments)?;
     let name = node_name(&arguments)?;
-    let place = Place::new(&arguments);
+    let place = Place::new(&arguments)?;
     let joined = place.joined(&token)?;
     if let Some(joined) = joined.filter(|_| !arguments.again) {
         say::remark(&format!(
@@ -42,6 +46,8 @@ pub(crate) async fn run(arguments: JoinArgs) -> Result<(), Failure> {
         }
         return Ok(());
     }
+    // A token that is used up for nothing is worse than a late start.
+    place.writable()?;
     let key = NodeKey::generate().map_err(|e| Failure::new(FAILED, format!("cannot make a key: {e}")))?;
     let labels: BTreeMap<String, String> = arguments.labels.iter().cloned().collect();
     let request = JoinRequest {
@@ -159,36 +165,49 @@ fn not_joined(e: JoinFailure) -> Failure {
 }
 
 /// The folders and files of a joined machine.
+#[derive(Debug)]
 struct Place {
     config: PathBuf,
     data: PathBuf,
+    pki: PathBuf,
+    /// The configuration that is there already: an operator's settings stay.
+    present: Map<String, Value>,
 }
 
 impl Place {
-    fn new(arguments: &JoinArgs) -> Self {
+    fn new(arguments: &JoinArgs) -> Result<Self, Failure> {
         // The configuration must mean the same from any folder.
         let absolute = |p: &Path| std::path::absolute(p).unwrap_or_else(|_| p.to_owned());
-        Self {
-            config: absolute(&arguments.config_dir),
-            data: absolute(&arguments.data_dir),
-        }
-    }
-
-    fn pki(&self, name: &str) -> PathBuf {
-        self.config.join("pki").join(name)
+        let config = absolute(&arguments.config_dir);
+        let file = config.join(CONFIGURATION);
+        let present = if file.exists() {
+            daemon::config::load(Some(&file), "", std::iter::empty())
+                .map_err(|e| Failure::new(BAD_CONFIG, e.to_string()).hint("mend this file, or remove it"))?
+        } else {
+            Map::new()
+        };
+        let said = |name: &str| {
+            let text = present.get(name).and_then(Value::as_str);
+            text.filter(|t| !t.is_empty()).map(PathBuf::from)
+        };
+        let data = arguments.data_dir.as_deref().map(absolute);
+        Ok(Self {
+            data: data
+                .or_else(|| said("dataDir"))
+                .unwrap_or_else(|| PathBuf::from(DATA_DIR)),
+            pki: said("pki").unwrap_or_else(|| config.join("pki")),
+            config,
+            present,
+        })
     }
 
     fn yaml(&self) -> PathBuf {
-        self.config.join("edgecore.yaml")
+        self.config.join(CONFIGURATION)
     }
 
     fn files(&self) -> [PathBuf; 4] {
-        [
-            self.pki("hub-ca.crt"),
-            self.pki("node.key"),
-            self.pki("node.crt"),
-            self.yaml(),
-        ]
+        let pki = |name: &str| self.pki.join(name);
+        [self.yaml(), pki("hub-ca.crt"), pki("node.key"), pki("node.crt")]
     }
 
     fn start_command(&self) -> String {
@@ -200,62 +219,89 @@ impl Place {
         if !self.yaml().exists() {
             return Ok(None);
         }
-        let cert = |name: &str| {
-            std::fs::read_to_string(self.pki(name))
-                .ok()
-                .and_then(|pem| Cert::parse_pem(&pem).ok())
+        let identity = match pki::load_identity(&self.pki) {
+            Err(PkiError::Io { path, source }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(
+                    Failure::new(FAILED, format!("cannot read {}: {source}", path.display())).hint("run as root"),
+                );
+            }
+            // None, or one that is of no use any more.
+            Err(_) => return Ok(None),
+            Ok(identity) => identity,
         };
-        let (Some(ca), Some(node)) = (cert("hub-ca.crt"), cert("node.crt")) else {
+        let (Ok(ca), Ok(node)) = (Cert::parse_pem(&identity.ca_pem), identity.credential.info()) else {
             return Ok(None);
         };
         if ca.pin != Pin(token.pin) {
             return Err(Failure::new(BAD_CONFIG, "this machine has joined another hub")
                 .hint("kurator reset edge --yes, then join again"));
         }
-        Ok(Some(node.common_name.trim_start_matches("system:node:").to_owned()))
+        Ok(Some(node.common_name.trim_start_matches(NODE_PREFIX).to_owned()))
+    }
+
+    /// Whether everything can be written, as far as that can be known beforehand.
+    fn writable(&self) -> Result<(), Failure> {
+        use rustix::fs::{Access, access};
+        for folder in [&self.config, &self.pki, &self.data] {
+            let there = folder.ancestors().find(|p| p.symlink_metadata().is_ok());
+            let Some(there) = there else { continue };
+            let denied = if there.is_dir() {
+                access(there, Access::WRITE_OK | Access::EXEC_OK)
+                    .err()
+                    .map(|e| e.to_string())
+            } else {
+                Some("it is not a folder".to_owned())
+            };
+            if let Some(why) = denied {
+                return Err(unwritten(there, &why));
+            }
+        }
+        Ok(())
     }
 
     fn write(&self, key: &NodeKey, admitted: &Admitted, token_addrs: &[String]) -> Result<(), Failure> {
-        let failed = |what: &Path, e: String| {
-            Failure::new(FAILED, format!("cannot write {}: {e}", what.display()))
-                .hint("run as root, or move it with --config-dir and --data-dir")
-        };
-        for folder in [self.config.join("pki"), self.data.clone()] {
-            std::fs::create_dir_all(&folder).map_err(|e| failed(&folder, e.to_string()))?;
+        for folder in [&self.config, &self.pki, &self.data] {
+            std::fs::create_dir_all(folder).map_err(|e| unwritten(folder, &e.to_string()))?;
         }
-        let identity = Credential::from_der(&admitted.cert_chain, key);
         let hubs = if admitted.hub_addrs.is_empty() {
             token_addrs
         } else {
             &admitted.hub_addrs
         };
-        let config = json!({
-            "nodeName": admitted.node_name,
-            "dataDir": self.data,
-            "hubs": hubs,
-            "labels": admitted.labels,
-        });
-        // The configuration last: it is what says that this machine has joined.
-        let parts: [(PathBuf, String, u32); 4] = [
-            (self.pki("hub-ca.crt"), pki::certificate_pem(&admitted.ca), 0o644),
-            (self.pki("node.key"), identity.key_pem, 0o600),
-            (self.pki("node.crt"), identity.chain_pem, 0o644),
-            (self.yaml(), yaml(&config)?, 0o644),
-        ];
-        for (path, text, mode) in parts {
-            write_atomic(&path, text.as_bytes(), mode).map_err(|e| failed(&path, e.to_string()))?;
+        self.write_configuration(hubs, &admitted.labels)?;
+        let identity = Credential::from_der(&admitted.cert_chain, key);
+        let ca = pki::certificate_pem(&admitted.ca);
+        pki::install_identity(&self.pki, &identity, Some(&ca)).map_err(|e| unwritten(&self.pki, &e.to_string()))
+    }
+
+    /// The configuration with this hub in it and all else as it was. The gateway's name is not in it: the certificate says it, and a
+    /// name that stood here too could not change together with it.
+    fn write_configuration(&self, hubs: &[String], labels: &BTreeMap<String, String>) -> Result<(), Failure> {
+        let mut config = self.present.clone();
+        config.remove("nodeName");
+        config.insert("dataDir".to_owned(), json!(self.data));
+        config.insert("hubs".to_owned(), json!(hubs));
+        let kept = config.remove("labels").and_then(|l| l.as_object().cloned());
+        let mut all = kept.unwrap_or_default();
+        all.extend(labels.iter().map(|(k, v)| (k.clone(), json!(v))));
+        config.insert("labels".to_owned(), Value::Object(all));
+        if config == self.present {
+            return Ok(());
         }
-        Ok(())
+        let head = "# Written by `kurator join edge`. Every other setting has a default; the gateway's name is in its certificate.\n";
+        let text = format!("{head}{}", crate::output::yaml(&Value::Object(config))?);
+        let path = self.yaml();
+        write_atomic(&path, text.as_bytes(), 0o644).map_err(|e| unwritten(&path, &e.to_string()))
     }
 }
 
-fn yaml(config: &Value) -> Result<String, Failure> {
-    let head = "# Written by `kurator join edge`. Every other setting has a default.\n";
-    Ok(format!("{head}{}", crate::output::yaml(config)?))
+fn unwritten(what: &Path, why: &str) -> Failure {
+    Failure::new(FAILED, format!("cannot write {}: {why}", what.display()))
+        .hint("run as root, or move it with --config-dir and --data-dir")
 }
 
 fn start_service(place: &Place, name: &str) -> Result<(), Failure> {
-    if !Path::new("/run/systemd/system").is_dir() {
+    if !unit::manager_runs() {
         say::line(&format!(
             "joined as {name}; no service manager is running here, start it with: {}",
             place.start_command()
@@ -271,27 +317,11 @@ fn start_service(place: &Place, name: &str) -> Result<(), Failure> {
         )
         .hint("install edgecore beside kurator, or use --no-service"));
     }
-    let unit = Path::new("/etc/systemd/system").join(UNIT);
-    let text = format!(
-        "[Unit]\nDescription=Kurator Edge agent\nWants=network-online.target\nAfter=network-online.target\n\n\
-         [Service]\nType=notify\nExecStart={} --config-dir {}\nRestart=always\nRestartSec=2\nLimitNOFILE=65536\n\n\
-         [Install]\nWantedBy=multi-user.target\n",
-        program.display(),
-        place.config.display()
-    );
-    write_atomic(&unit, text.as_bytes(), 0o644)
-        .map_err(|e| Failure::new(FAILED, format!("cannot write {}: {e}", unit.display())))?;
-    for arguments in [&["daemon-reload"][..], &["enable", "--now", UNIT][..]] {
-        let status = std::process::Command::new("systemctl").args(arguments).status();
-        if !status.as_ref().is_ok_and(std::process::ExitStatus::success) {
-            return Err(Failure::new(
-                FAILED,
-                format!("joined as {name}, but `systemctl {}` failed", arguments.join(" ")),
-            )
-            .hint(format!("journalctl -u {UNIT}")));
-        }
-    }
-    say::line(&format!("joined as {name}; {UNIT} is running"));
+    unit::start(&program, &place.config, &place.data).map_err(|e| Failure {
+        what: format!("joined as {name}, but {}", e.what),
+        ..e
+    })?;
+    say::line(&format!("joined as {name}; {} is running", unit::UNIT));
     Ok(())
 }
 
@@ -306,7 +336,7 @@ mod tests {
             node_name: Some("gw-1".into()),
             labels: vec![],
             config_dir: folder.join("etc"),
-            data_dir: folder.join("data"),
+            data_dir: Some(folder.join("data")),
             no_service: true,
             dry_run: false,
             again: false,
@@ -338,5 +368,106 @@ mod tests {
         assert_eq!(failure.code, BAD_INPUT);
         assert!(!failure.what.contains("hello-secret"));
         assert!(!folder.path().join("etc").exists());
+    }
+
+    struct Hub(pki::HubCa);
+
+    impl Hub {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            Self(pki::HubCa::load_or_create(dir.path(), daemon::clock::wall_ms()).unwrap())
+        }
+
+        fn token(&self) -> JoinToken {
+            JoinToken::generate(vec!["192.0.2.1:10443".into()], self.0.pin().0).unwrap()
+        }
+
+        fn admit(&self, node: &str, hub: &str) -> (NodeKey, Admitted) {
+            let key = NodeKey::generate().unwrap();
+            let profile = pki::NodeProfile {
+                node,
+                trust_domain: "kurator.local",
+                valid: pki::NODE_VALID,
+            };
+            let cert = self
+                .0
+                .issue_node(&key.request().unwrap(), &profile, daemon::clock::wall_ms())
+                .unwrap();
+            let admitted = Admitted {
+                node_name: node.to_owned(),
+                cert_chain: cert.chain.iter().map(|c| c.to_vec().into()).collect(),
+                ca: self.0.cert().to_vec().into(),
+                hub_addrs: vec![hub.to_owned()],
+                ..Admitted::default()
+            };
+            (key, admitted)
+        }
+    }
+
+    #[test]
+    fn joining_again_changes_hub_and_identity_and_leaves_the_operators_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let hub = Hub::new();
+        let first = arguments(folder.path());
+        let (key, admitted) = hub.admit("gw-1", "a.example:10443");
+        Place::new(&first).unwrap().write(&key, &admitted, &[]).unwrap();
+        let file = folder.path().join("etc/edgecore.yaml");
+        let mine = std::fs::read_to_string(&file).unwrap() + "mqtt:\n  listen: 127.0.0.1:18830\nnodeName: gw-1\n";
+        std::fs::write(&file, mine).unwrap();
+        // Without --data-dir: where the data is, it stays.
+        let again = JoinArgs {
+            data_dir: None,
+            ..arguments(folder.path())
+        };
+        let (key, admitted) = hub.admit("gw-2", "b.example:10443");
+        let place = Place::new(&again).unwrap();
+        assert_eq!(place.joined(&hub.token()).unwrap().as_deref(), Some("gw-1"));
+        place.write(&key, &admitted, &[]).unwrap();
+        let config: Value = daemon::config::load(Some(&file), "", std::iter::empty()).unwrap();
+        assert_eq!(config["mqtt"]["listen"], "127.0.0.1:18830");
+        assert_eq!(config["dataDir"], json!(folder.path().join("data")));
+        assert_eq!(config["hubs"], json!(["b.example:10443"]));
+        assert_eq!(config["nodeName"], Value::Null, "the certificate says it");
+        assert_eq!(place.joined(&hub.token()).unwrap().as_deref(), Some("gw-2"));
+        assert_eq!(place.joined(&Hub::new().token()).unwrap_err().code, BAD_CONFIG);
+        // Once more with the same hub: nothing of the file changes, an operator's remarks included.
+        let remark = std::fs::read_to_string(&file).unwrap() + "# mine\n";
+        std::fs::write(&file, &remark).unwrap();
+        let (key, admitted) = hub.admit("gw-2", "b.example:10443");
+        Place::new(&again).unwrap().write(&key, &admitted, &[]).unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), remark);
+    }
+
+    #[test]
+    fn a_configuration_without_the_new_identity_goes_with_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let hub = Hub::new();
+        let (key, admitted) = hub.admit("gw-1", "a.example:10443");
+        let place = Place::new(&arguments(folder.path())).unwrap();
+        place.write(&key, &admitted, &[]).unwrap();
+        // The power goes after the first of the two: new configuration, old identity, which have no name in common to disagree on.
+        let place = Place::new(&arguments(folder.path())).unwrap();
+        place
+            .write_configuration(&["b.example:10443".into()], &BTreeMap::new())
+            .unwrap();
+        let text = std::fs::read_to_string(place.yaml()).unwrap();
+        assert!(text.contains("b.example") && !text.contains("gw-1"), "{text}");
+        assert_eq!(place.joined(&hub.token()).unwrap().as_deref(), Some("gw-1"));
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_known_before_the_hub_is_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        let place = Place::new(&JoinArgs {
+            config_dir: folder.path().join("file/etc"),
+            ..arguments(folder.path())
+        });
+        let failure = place.unwrap().writable().unwrap_err();
+        assert!(failure.code == FAILED && failure.what.contains("file"), "{failure:?}");
+        Place::new(&arguments(folder.path())).unwrap().writable().unwrap();
+        std::fs::create_dir(folder.path().join("etc")).unwrap();
+        std::fs::write(folder.path().join("etc/edgecore.yaml"), "a: [").unwrap();
+        assert_eq!(Place::new(&arguments(folder.path())).unwrap_err().code, BAD_CONFIG);
     }
 }

@@ -1,5 +1,6 @@
 //! The exit codes that scripts may rely on (sysexits where one fits).
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 /// Done.
@@ -45,15 +46,21 @@ impl Failure {
         self
     }
 
-    /// Prints `error:` and `hint:` to standard error and gives the code.
-    #[allow(clippy::print_stderr)]
+    /// Prints `error:` and `hint:` to standard error, one line each, and gives the code.
     pub fn report(&self) -> ExitCode {
-        eprintln!("error: {}", self.what);
+        let mut text = format!("error: {}\n", one_line(&self.what));
         if let Some(hint) = &self.hint {
-            eprintln!("hint: {hint}");
+            text.push_str(&format!("hint: {}\n", one_line(hint)));
         }
+        // Nobody may be reading any more; the code still tells.
+        drop(std::io::stderr().lock().write_all(text.as_bytes()));
         ExitCode::from(self.code)
     }
+}
+
+fn one_line(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    lines.join(" ")
 }
 
 impl std::fmt::Display for Failure {
@@ -70,5 +77,15 @@ impl From<anyhow::Error> for Failure {
             Ok(failure) => failure,
             Err(e) => Self::new(FAILED, format!("{e:#}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_in_lines_is_told_in_one() {
+        assert_eq!(one_line("cannot parse:\n  |\n1 | x\n\n"), "cannot parse: | 1 | x");
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use daemon::exit::{BAD_CONFIG, Failure};
+use daemon::exit::{BAD_CONFIG, DONE, FAILED, Failure, USAGE};
 use edgecore::Config;
 
 /// The Kurator agent of one gateway: its devices, its local API, its link to the hub.
@@ -30,14 +30,23 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
-    match start(Flags::parse()) {
+    let flags = match Flags::try_parse() {
+        Ok(flags) => flags,
+        Err(e) => {
+            let code = if e.use_stderr() { USAGE } else { DONE };
+            return e.print().map_or(ExitCode::from(FAILED), |()| ExitCode::from(code));
+        }
+    };
+    match start(flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
 
 fn start(flags: Flags) -> Result<(), Failure> {
-    let bad = |e: &dyn std::fmt::Display| Failure::new(BAD_CONFIG, e.to_string());
+    let bad = |e: &dyn std::fmt::Display| {
+        Failure::new(BAD_CONFIG, e.to_string()).hint("`kurator check` looks at the configuration and the machine")
+    };
     let mut config = Config::load(flags.config.as_deref(), &flags.config_dir, std::env::vars()).map_err(|e| bad(&e))?;
     config.data_dir = flags.data_dir.unwrap_or(config.data_dir);
     config.log = flags.log.unwrap_or(config.log);

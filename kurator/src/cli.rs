@@ -34,10 +34,10 @@ pub struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// Ask this gateway through the hub (the hub's /clusters/NAME).
-    #[arg(long, global = true, value_name = "GATEWAY")]
+    #[arg(long, global = true, value_name = "GATEWAY", value_parser = name)]
     pub gateway: Option<String>,
     /// Namespace.
-    #[arg(short, long, global = true, default_value = "default")]
+    #[arg(short, long, global = true, default_value = "default", value_parser = name)]
     pub namespace: String,
     /// Output form.
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
@@ -120,10 +120,10 @@ pub enum TokenAction {
     /// Print a new token, alone, on standard output.
     Create {
         /// Only this gateway may use it.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = node_name)]
         node: Option<String>,
         /// How long it is good for.
-        #[arg(long, default_value = "15m", value_parser = duration)]
+        #[arg(long, default_value = "15m", value_parser = ttl)]
         ttl: Duration,
         /// How many gateways may join with it.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -137,6 +137,7 @@ pub enum TokenAction {
     /// Revoke a token.
     Revoke {
         /// Its id, as `token list` shows it.
+        #[arg(value_parser = name)]
         id: String,
     },
 }
@@ -207,6 +208,7 @@ pub enum NodeAction {
     /// Revoke a gateway's identity: its session ends at once, and its certificates open nothing any more.
     Revoke {
         /// The gateway.
+        #[arg(value_parser = name)]
         name: String,
     },
 }
@@ -217,6 +219,7 @@ pub struct GetArgs {
     /// Kind: plural, singular or short name; `nodes` on a hub shows gateways.
     pub what: String,
     /// One object.
+    #[arg(value_parser = name)]
     pub name: Option<String>,
     /// Label selector.
     #[arg(short = 'l', long)]
@@ -232,6 +235,7 @@ pub enum TwinAction {
     /// Show desired and reported values.
     Get {
         /// The device.
+        #[arg(value_parser = name)]
         device: String,
         /// One property.
         property: Option<String>,
@@ -239,6 +243,7 @@ pub enum TwinAction {
     /// Set desired values.
     Set {
         /// The device.
+        #[arg(value_parser = name)]
         device: String,
         /// `property=value`.
         #[arg(required = true, value_parser = assignment)]
@@ -250,11 +255,13 @@ pub enum TwinAction {
     /// Print each change as it comes.
     Watch {
         /// The device.
+        #[arg(value_parser = name)]
         device: String,
     },
     /// Show only what differs.
     Diff {
         /// The device.
+        #[arg(value_parser = name)]
         device: String,
     },
 }
@@ -265,11 +272,13 @@ pub enum WhyTarget {
     /// A device or one of its properties.
     Device {
         /// `NAME` or `NAME.PROPERTY`.
+        #[arg(value_parser = name)]
         name: String,
     },
     /// A gateway.
     Node {
         /// Its name.
+        #[arg(value_parser = name)]
         name: String,
     },
 }
@@ -313,6 +322,35 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(bad)
 }
 
+/// How long a token may live: what the hub takes.
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = duration(text)?;
+    if (Duration::from_secs(1)..=Duration::from_secs(365 * 86_400)).contains(&ttl) {
+        Ok(ttl)
+    } else {
+        Err(format!("{text:?} is not between 1s and 365d"))
+    }
+}
+
+/// A name as it may stand in a path of the API: it names one object and nothing else.
+fn name(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-._:@~".contains(c);
+    if text.is_empty() || text.len() > 253 || text.chars().all(|c| c == '.') || !text.chars().all(good) {
+        return Err(format!("{text:?} cannot be a name: letters, digits, - and ."));
+    }
+    Ok(text.to_owned())
+}
+
+fn node_name(text: &str) -> Result<String, String> {
+    if link::pki::is_node_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "{text:?} cannot be a gateway's name: lower-case letters, digits, - and . as in a DNS name"
+        ))
+    }
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -353,6 +391,42 @@ mod tests {
         for bad in ["", "0s", "-1s", "1.5h", "9999999999999999999d", "5 m", "m"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn names_stay_within_their_segment_of_a_path() {
+        for bad in ["", ".", "..", "a/b", "../nodes", "a b", "a?b", "a%2fb", "a&b", "ü"] {
+            assert!(name(bad).is_err(), "{bad}");
+            assert!(
+                Cli::try_parse_from(["kurator", "token", "revoke", bad]).is_err(),
+                "{bad}"
+            );
+            assert!(
+                Cli::try_parse_from(["kurator", "node", "revoke", bad]).is_err(),
+                "{bad}"
+            );
+            assert!(
+                Cli::try_parse_from(["kurator", "get", "devices", bad]).is_err(),
+                "{bad}"
+            );
+            assert!(
+                Cli::try_parse_from(["kurator", "get", "devices", "-n", bad]).is_err(),
+                "{bad}"
+            );
+            assert!(
+                Cli::try_parse_from(["kurator", "--gateway", bad, "get", "nodes"]).is_err(),
+                "{bad}"
+            );
+            for verb in ["get", "watch", "diff"] {
+                assert!(Cli::try_parse_from(["kurator", "twin", verb, bad]).is_err(), "{bad}");
+            }
+            assert!(Cli::try_parse_from(["kurator", "why", "device", bad]).is_err(), "{bad}");
+        }
+        for good in ["press-01", "system:node:gw-1", "a.b.c"] {
+            assert_eq!(name(good).as_deref(), Ok(good));
+        }
+        assert!(ttl("366d").is_err() && ttl("500ms").is_err() && ttl("365d").is_ok());
+        assert!(Cli::try_parse_from(["kurator", "token", "create", "--node", "GW_1"]).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Finds the API (hub or gateway) and calls it; turns its refusals into exit codes and hints.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::exit::{BAD_CONFIG, BAD_INPUT, FAILED, Failure, NOT_ALLOWED, UNREACHABLE};
@@ -16,6 +17,8 @@ use crate::cli::Global;
 const HUB_KUBECONFIG: &str = "/var/lib/kurator-hub/admin.kubeconfig";
 /// The gateway's own, with its defaults.
 const EDGE_KUBECONFIG: &str = "/etc/kurator/edge.kubeconfig";
+/// For the TCP connection and the TLS handshake to the server.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// An answer larger than this is not one of ours.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
 
@@ -63,15 +66,24 @@ impl Api {
     /// A kubeconfig that cannot be read or used.
     pub async fn open(path: &Path, gateway: Option<&str>) -> Result<Self, Failure> {
         let bad = |e: String| {
+            // A parser's picture of the line is more than one line.
+            let e = e.lines().next().unwrap_or_default();
             Failure::new(BAD_CONFIG, format!("{}: {e}", path.display()))
                 .hint("name a kubeconfig with --kubeconfig; a hub writes admin.kubeconfig into its data folder")
         };
+        // Asked first because its own message on this is hard to read.
+        match std::fs::File::open(path).and_then(|file| file.metadata()) {
+            Err(e) => return Err(bad(e.to_string())),
+            Ok(file) if !file.is_file() => return Err(bad("it is not a file".to_owned())),
+            Ok(_) => {}
+        }
         let kubeconfig = Kubeconfig::read_from(path).map_err(|e| bad(e.to_string()))?;
         let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .map_err(|e| bad(e.to_string()))?;
         // A gateway that is away is an answer, not something to wait for in silence.
         config.default_retry = false;
+        config.connect_timeout = Some(CONNECT_DEADLINE);
         let server = config.cluster_url.to_string();
         let client = kube::Client::try_from(config).map_err(|e| bad(e.to_string()))?;
         let prefix = gateway.map(|name| format!("/clusters/{name}")).unwrap_or_default();
@@ -142,10 +154,10 @@ impl Api {
         let request = request
             .body(body.map_or_else(Body::empty, Body::from))
             .map_err(|e| Failure::new(BAD_INPUT, format!("{path}: {e}")))?;
-        self.client.send(request).await.map_err(|e| {
-            Failure::new(UNREACHABLE, format!("cannot reach {}: {}", self.server, chain(&e)))
-                .hint("is it running, and is this the right kubeconfig? (--kubeconfig, $KUBECONFIG)")
-        })
+        self.client
+            .send(request)
+            .await
+            .map_err(|e| unreached(&self.server, &chain(&e)))
     }
 
     /// GET of JSON.
@@ -189,28 +201,47 @@ impl Api {
     }
 }
 
+/// Nobody there, or somebody else.
+fn unreached(server: &str, why: &str) -> Failure {
+    // The HTTP client's own layers tell a person nothing.
+    let why = why.trim_start_matches("ServiceError: ");
+    let why = why.trim_start_matches("client error (Connect): ");
+    if why.contains("invalid peer certificate") {
+        return Failure::new(NOT_ALLOWED, format!("{server} is not the kubeconfig's server: {why}"))
+            .hint("another hub answers at this address, or somebody stands between; nothing was sent");
+    }
+    Failure::new(UNREACHABLE, format!("cannot reach {server}: {why}"))
+        .hint("is it running, and is this the right kubeconfig? (--kubeconfig, $KUBECONFIG)")
+}
+
 impl From<Refusal> for Failure {
     fn from(r: Refusal) -> Self {
         match r.status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Self::new(NOT_ALLOWED, r.message).hint("use an administrator's kubeconfig")
             }
-            StatusCode::NOT_FOUND if r.message.contains("could not find the requested resource") => {
+            StatusCode::NOT_FOUND
+                if r.reason.is_empty() || r.message.contains("could not find the requested resource") =>
+            {
                 Self::new(BAD_INPUT, "the server does not know this")
                     .hint("is the kubeconfig a hub's? a gateway answers for itself only")
             }
-            s if s == StatusCode::NOT_FOUND
-                || s == StatusCode::BAD_REQUEST
-                || s == StatusCode::UNPROCESSABLE_ENTITY =>
-            {
-                Self::new(BAD_INPUT, r.message)
-            }
+            StatusCode::NOT_FOUND => Self::new(BAD_INPUT, r.message)
+                .hint("`kurator get` lists what there is; -n NAMESPACE and --gateway NAME look elsewhere"),
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Self::new(BAD_INPUT, plain(&r.message)),
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
                 Self::new(UNREACHABLE, r.message).hint("kurator get nodes shows which gateways are connected")
             }
             _ => Self::new(FAILED, r.message),
         }
     }
+}
+
+/// `Device.devices.kubeedge.io "press-01" is invalid: ` and `Token "" is invalid: ` say what the caller knows.
+fn plain(message: &str) -> &str {
+    message
+        .split_once("\"\" is invalid: ")
+        .map_or(message, |(_, rest)| rest)
 }
 
 fn chain(e: &dyn std::error::Error) -> String {
@@ -233,10 +264,15 @@ fn locate(explicit: Option<&Path>) -> Result<PathBuf, Failure> {
     }
     // The one environment variable every Kubernetes tool honours; read here and nowhere else.
     let variable = std::env::var_os("KUBECONFIG").filter(|v| !v.is_empty());
-    if let Some(paths) = variable
-        && let Some(first) = std::env::split_paths(&paths).find(|p| p.exists())
-    {
-        return Ok(first);
+    if let Some(paths) = variable {
+        // Whoever names one means it: another server's would be a surprise.
+        return std::env::split_paths(&paths).find(|p| p.exists()).ok_or_else(|| {
+            Failure::new(
+                BAD_CONFIG,
+                format!("$KUBECONFIG names no file that is there: {}", paths.display()),
+            )
+            .hint("unset it, or name a kubeconfig with --kubeconfig")
+        });
     }
     let home = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".kube/config"));
     [
@@ -251,4 +287,54 @@ fn locate(explicit: Option<&Path>) -> Result<PathBuf, Failure> {
         Failure::new(BAD_CONFIG, "no kubeconfig found")
             .hint("name one with --kubeconfig or $KUBECONFIG; a hub writes admin.kubeconfig into its data folder")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(status: StatusCode, reason: &str, message: &str) -> Failure {
+        Failure::from(Refusal {
+            status,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        })
+    }
+
+    #[test]
+    fn refusals_become_codes_that_scripts_can_tell_apart() {
+        for (status, reason, code) in [
+            (StatusCode::FORBIDDEN, "Forbidden", NOT_ALLOWED),
+            (StatusCode::NOT_FOUND, "NotFound", BAD_INPUT),
+            (StatusCode::UNPROCESSABLE_ENTITY, "Invalid", BAD_INPUT),
+            (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", UNREACHABLE),
+            (StatusCode::INTERNAL_SERVER_ERROR, "InternalError", FAILED),
+        ] {
+            assert_eq!(refusal(status, reason, "m").code, code, "{status}");
+        }
+        // A page of a server that is no hub.
+        let page = refusal(StatusCode::NOT_FOUND, "", "404 page not found\n");
+        assert!(
+            page.code == BAD_INPUT && page.hint.is_some_and(|h| h.contains("hub's")),
+            "{}",
+            page.what
+        );
+        let token = refusal(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Invalid",
+            "Token \"\" is invalid: ttl: too long",
+        );
+        assert_eq!(token.what, "ttl: too long");
+    }
+
+    #[test]
+    fn another_server_behind_the_address_is_no_matter_of_reaching_it() {
+        let why = "ServiceError: client error (Connect): invalid peer certificate: UnknownIssuer";
+        assert_eq!(unreached("https://h", why).code, NOT_ALLOWED);
+        let refused = unreached("https://h", "ServiceError: client error (Connect): refused");
+        assert_eq!(
+            (refused.code, refused.what.as_str()),
+            (UNREACHABLE, "cannot reach https://h: refused")
+        );
+    }
 }

@@ -18,8 +18,7 @@ pub(crate) fn text(text: &str) {
     }
 }
 
-/// One line on standard error: progress and remarks, which must not end up in a pipe.
-#[allow(clippy::print_stderr)]
+/// One line on standard error: progress and remarks, which must not end up in a pipe. If nobody reads them, they are not missed.
 pub(crate) fn remark(text: &str) {
-    eprintln!("{text}");
+    drop(writeln!(std::io::stderr().lock(), "{text}"));
 }

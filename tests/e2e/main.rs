@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod autonomy;
+mod commands;
 mod conformance;
 mod demo;
 mod disk;

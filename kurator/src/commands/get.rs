@@ -103,7 +103,11 @@ pub(crate) async fn run(
                 all_namespaces && resource.namespaced,
             );
             if text.is_empty() {
-                say::remark(&format!("No {} found.", resource.full()));
+                let place = match namespace.filter(|_| resource.namespaced) {
+                    Some(namespace) => format!(" in namespace {namespace}"),
+                    None => String::new(),
+                };
+                say::remark(&format!("No {}{place}.", resource.plural));
             }
             say::text(&text);
         }
@@ -212,7 +216,9 @@ fn gateways(list: &Value, name: Option<&str>, wide: bool) -> Result<(), Failure>
         .filter(|n| name.is_none_or(|wanted| n["name"].as_str() == Some(wanted)))
         .collect();
     if let (Some(name), true) = (name, items.is_empty()) {
-        return Err(Failure::new(BAD_INPUT, format!("nodes \"{name}\" not found")));
+        return Err(
+            Failure::new(BAD_INPUT, format!("nodes \"{name}\" not found")).hint("kurator get nodes lists the gateways")
+        );
     }
     let mut head = vec!["NAME", "STATUS", "LINK", "IN SYNC", "VERSION", "LAST SEEN"];
     if wide {

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use daemon::exit::{BAD_CONFIG, BAD_INPUT, FAILED, Failure, NOT_ALLOWED, UNREACHABLE, USAGE};
@@ -102,7 +103,10 @@ fn read_token(arguments: &JoinArgs) -> Result<JoinToken, Failure> {
             let mut text = String::new();
             std::fs::File::open(file)
                 .and_then(|f| f.take(cap).read_to_string(&mut text))
-                .map_err(|e| Failure::new(BAD_INPUT, format!("cannot read {}: {e}", file.display())))?;
+                .map_err(|e| {
+                    Failure::new(BAD_INPUT, format!("cannot read {}: {e}", file.display()))
+                        .hint("on the hub, `kurator token create` prints a token; - reads it from standard input")
+                })?;
             text
         }
         (None, None) => {
@@ -239,29 +243,25 @@ impl Place {
         Ok(Some(node.common_name.trim_start_matches(NODE_PREFIX).to_owned()))
     }
 
-    /// Whether everything can be written, as far as that can be known beforehand.
+    /// Whether everything can be written, tried with a file that has no name and is gone at once.
     fn writable(&self) -> Result<(), Failure> {
-        use rustix::fs::{Access, access};
         for folder in [&self.config, &self.pki, &self.data] {
             let there = folder.ancestors().find(|p| p.symlink_metadata().is_ok());
-            let Some(there) = there else { continue };
-            let denied = if there.is_dir() {
-                access(there, Access::WRITE_OK | Access::EXEC_OK)
-                    .err()
-                    .map(|e| e.to_string())
-            } else {
-                Some("it is not a folder".to_owned())
-            };
-            if let Some(why) = denied {
-                return Err(unwritten(there, &why));
+            if let Some(there) = there {
+                tempfile::tempfile_in(there).map_err(|e| unwritten(folder, &e.to_string()))?;
             }
         }
         Ok(())
     }
 
     fn write(&self, key: &NodeKey, admitted: &Admitted, token_addrs: &[String]) -> Result<(), Failure> {
-        for folder in [&self.config, &self.pki, &self.data] {
-            std::fs::create_dir_all(folder).map_err(|e| unwritten(folder, &e.to_string()))?;
+        // Keys and store are their owner's; the configuration is for everybody to read.
+        for (folder, mode) in [(&self.config, 0o755), (&self.data, 0o700)] {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(folder)
+                .map_err(|e| unwritten(folder, &e.to_string()))?;
         }
         let hubs = if admitted.hub_addrs.is_empty() {
             token_addrs

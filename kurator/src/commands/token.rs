@@ -42,6 +42,10 @@ pub(crate) async fn run(global: &Global, action: TokenAction) -> Result<(), Fail
                 Output::Yaml => say::text(&output::yaml(&list)?),
                 Output::Name => items.iter().filter_map(|t| t["id"].as_str()).for_each(say::line),
                 Output::Table | Output::Wide => {
+                    if items.is_empty() {
+                        say::remark("No tokens: kurator token create makes one.");
+                        return Ok(());
+                    }
                     let rows: Vec<Vec<String>> = items.iter().map(row).collect();
                     say::text(&output::columns(
                         &["ID", "STATE", "NODE", "USES LEFT", "EXPIRES", "LABELS"],

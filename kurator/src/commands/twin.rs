@@ -54,10 +54,10 @@ pub(crate) async fn run(global: &Global, action: TwinAction) -> Result<(), Failu
             if let Some(property) = property {
                 rows.retain(|r| r.property == property);
                 if rows.is_empty() {
-                    return Err(Failure::new(
-                        BAD_INPUT,
-                        format!("device {device} has no property {property:?}"),
-                    ));
+                    return Err(
+                        Failure::new(BAD_INPUT, format!("device {device} has no property {property:?}"))
+                            .hint(format!("kurator twin get {device} lists them")),
+                    );
                 }
             }
             print(&rows, global.output)
@@ -71,7 +71,19 @@ pub(crate) async fn run(global: &Global, action: TwinAction) -> Result<(), Failu
             }
             print(&rows, global.output)
         }
-        TwinAction::Set { device, values, wait } => set(&api, &paths, &device, &values, wait).await,
+        TwinAction::Set { device, values, wait } => {
+            let done = set(&api, &paths, &device, &values, wait).await?;
+            match global.output {
+                Output::Table | Output::Wide => say::line(&done),
+                Output::Name => say::line(&device),
+                Output::Json | Output::Yaml => {
+                    let mut rows = read(&api, &paths, &device).await?;
+                    rows.retain(|r| values.iter().any(|(property, _)| *property == r.property));
+                    print(&rows, global.output)?;
+                }
+            }
+            Ok(())
+        }
         TwinAction::Watch { device } => watch(&api, &paths, &device).await,
     }
 }
@@ -197,7 +209,7 @@ async fn set(
     device: &str,
     values: &[(String, String)],
     wait: Option<Duration>,
-) -> Result<(), Failure> {
+) -> Result<String, Failure> {
     let path = paths.object("devices", device);
     for attempt in 1.. {
         let mut object = api.get(&path).await?;
@@ -211,19 +223,17 @@ async fn set(
         }
     }
     let Some(limit) = wait else {
-        say::line(&format!("device {device}: desired value set"));
-        return Ok(());
+        return Ok(format!("device {device}: desired value set"));
     };
     let started = daemon::clock::now();
     if tokio::time::timeout(limit, reported(api, paths, device, values))
         .await
         .is_ok_and(|r| r.is_ok())
     {
-        say::line(&format!(
+        return Ok(format!(
             "device {device}: reported after {} ms",
             started.elapsed().as_millis()
         ));
-        return Ok(());
     }
     Err(stuck(api, paths, device, values, limit).await)
 }
@@ -291,12 +301,16 @@ async fn stuck(api: &Api, paths: &Paths, device: &str, values: &[(String, String
 }
 
 async fn watch(api: &Api, paths: &Paths, device: &str) -> Result<(), Failure> {
-    api.get(&paths.object("devices", device)).await?;
+    // Both sides first: what a watch begins with would otherwise be told as one change after the other.
+    let mut object = api.get(&paths.object("devices", device)).await?;
+    let mut status = optional(api, &paths.object("devicestatuses", device)).await?;
     let mut desired = Lines::open(api, &paths.watch("devices", device)).await?;
     let mut reported = Lines::open(api, &paths.watch("devicestatuses", device)).await?;
     let mut last: Vec<Row> = Vec::new();
-    let (mut object, mut status) = (Value::Null, None);
     loop {
+        let current = rows(&object, status.as_ref(), None);
+        tell_changes(&last, &current);
+        last = current;
         let gone = tokio::select! {
             event = desired.next() => {
                 let Some(event) = event? else { return Err(ended()) };
@@ -312,23 +326,25 @@ async fn watch(api: &Api, paths: &Paths, device: &str) -> Result<(), Failure> {
         if gone {
             return Err(Failure::new(FAILED, format!("device {device} was deleted")));
         }
-        let current = rows(&object, status.as_ref(), None);
-        for row in &current {
-            let before = last.iter().find(|r| r.property == row.property);
-            if before.is_none_or(|b| b.desired != row.desired || b.reported != row.reported) {
-                let shown = |v: &Option<String>| v.clone().unwrap_or_else(|| "-".to_owned());
-                let mark = if row.differs() { "  (waiting)" } else { "" };
-                say::line(&format!(
-                    "{}  {}  desired={} reported={}{mark}",
-                    jiff::Timestamp::from_millisecond(i64::try_from(daemon::clock::wall_ms()).unwrap_or(0))
-                        .unwrap_or_default(),
-                    row.property,
-                    shown(&row.desired),
-                    shown(&row.reported)
-                ));
-            }
+    }
+}
+
+/// One line for each property whose value is another than before.
+fn tell_changes(before: &[Row], now: &[Row]) {
+    for row in now {
+        let old = before.iter().find(|r| r.property == row.property);
+        if old.is_some_and(|o| o.desired == row.desired && o.reported == row.reported) {
+            continue;
         }
-        last = current;
+        let shown = |v: &Option<String>| v.clone().unwrap_or_else(|| "-".to_owned());
+        let mark = if row.differs() { "  (waiting)" } else { "" };
+        say::line(&format!(
+            "{}  {}  desired={} reported={}{mark}",
+            jiff::Timestamp::from_millisecond(i64::try_from(daemon::clock::wall_ms()).unwrap_or(0)).unwrap_or_default(),
+            row.property,
+            shown(&row.desired),
+            shown(&row.reported)
+        ));
     }
 }
 

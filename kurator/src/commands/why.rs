@@ -1,6 +1,7 @@
 //! `kurator why`: the chain of hops of one thing, and the hop it waits at, as the hub sees it.
 
-use daemon::exit::Failure;
+use daemon::exit::{BAD_INPUT, Failure};
+use http::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::cli::{Global, Output, WhyTarget};
@@ -9,17 +10,10 @@ use crate::{output, say};
 
 pub(crate) async fn run(global: &Global, target: WhyTarget) -> Result<(), Failure> {
     let api = Api::find(global).await?.hub();
-    let path = match target {
-        WhyTarget::Device { name } => {
-            let (device, property) = match name.split_once('.') {
-                Some((device, property)) => (device, Some(property)),
-                None => (name.as_str(), None),
-            };
-            device_path(&global.namespace, device, property)
-        }
-        WhyTarget::Node { name } => format!("/kurator/v1/why/node/{name}"),
+    let answer = match target {
+        WhyTarget::Device { name } => device(&api, &global.namespace, &name).await?,
+        WhyTarget::Node { name } => api.get(&format!("/kurator/v1/why/node/{name}")).await?,
     };
-    let answer = api.get(&path).await?;
     match global.output {
         Output::Json => say::text(&output::json(&answer)),
         Output::Yaml => say::text(&output::yaml(&answer)?),
@@ -27,6 +21,28 @@ pub(crate) async fn run(global: &Global, target: WhyTarget) -> Result<(), Failur
         Output::Table | Output::Wide => say::text(&render(&answer)),
     }
     Ok(())
+}
+
+/// Devices' names may have dots, and properties' too: the longest name that is a device's is meant.
+async fn device(api: &Api, namespace: &str, name: &str) -> Result<Value, Failure> {
+    let mut last = None;
+    for (device, property) in readings(name) {
+        let path = device_path(namespace, device, property);
+        match api.try_json(Method::GET, &path, None).await? {
+            Ok(answer) => return Ok(answer),
+            Err(refusal) if refusal.status == StatusCode::NOT_FOUND => last = Some(refusal),
+            Err(refusal) => return Err(refusal.into()),
+        }
+    }
+    Err(last.map_or_else(|| Failure::new(BAD_INPUT, "no name"), Failure::from))
+}
+
+/// `a.b.c` may be the device `a.b.c`, the property `c` of `a.b`, or `b.c` of `a`.
+fn readings(name: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    let split = name
+        .rmatch_indices('.')
+        .map(|(at, _)| (&name[..at], Some(&name[at + 1..])));
+    std::iter::once((name, None)).chain(split.filter(|(device, _)| !device.is_empty()))
 }
 
 /// The hub's explanation for a device or a property.
@@ -47,4 +63,16 @@ pub(crate) fn render(answer: &Value) -> String {
         })
         .collect();
     output::columns(&["HOP", "STATE", "AT", "DETAIL"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dotted_name_is_read_in_every_way() {
+        let all: Vec<_> = readings("a.b.c").collect();
+        assert_eq!(all, [("a.b.c", None), ("a.b", Some("c")), ("a", Some("b.c"))]);
+        assert_eq!(readings("a").count(), 1);
+    }
 }

@@ -47,7 +47,7 @@ pub fn load_identity(pki: &Path) -> Result<Identity, PkiError> {
         let path = pki.join(name);
         read(&path)?.ok_or_else(|| PkiError::Io {
             path,
-            source: io::ErrorKind::NotFound.into(),
+            source: io::Error::new(io::ErrorKind::NotFound, "it is not there"),
         })
     };
     if let Some(staged) = staged(pki)? {

@@ -29,7 +29,13 @@ pub(super) fn identity(site: &Site) -> Vec<Finding> {
         Err(e @ PkiError::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
             return vec![fail(e.to_string(), "run as root")];
         }
-        Err(e) => return vec![fail(e.to_string(), "kurator join edge with a token of the hub")],
+        Err(PkiError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return vec![fail(
+                "none: this machine has not joined",
+                "kurator join edge with a token of the hub",
+            )];
+        }
+        Err(e) => return vec![fail(e.to_string(), "kurator join edge --again with a new token")],
     };
     let cert = match identity.credential.info() {
         Ok(cert) => cert,

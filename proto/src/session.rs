@@ -495,6 +495,11 @@ impl Session {
         self.mirror.forget(key.as_ref());
     }
 
+    /// The reason why the mirror's application refused a body has gone: the source will send it again. Nothing when none was refused.
+    pub fn mirror_reconsider(&mut self, key: impl AsRef<str>) {
+        self.mirror.reconsider(key.as_ref());
+    }
+
     /// Edge: the store accepted records up to this number. A stream that Hello did not name begins here.
     pub fn journal_appended(&mut self, stream: &str, upto_seq: u64) {
         if let Role::Edge { outbox, .. } = &mut self.role {

@@ -224,6 +224,19 @@ impl Inventory {
         self.refused.insert(key, Refused { refusal, held });
     }
 
+    /// What was refused under this key would be looked at again: from here on only what is held counts. True when there was a refusal.
+    pub fn reconsider(&mut self, key: &str) -> bool {
+        let Some((key, refused)) = self.refused.remove_entry(key) else {
+            return false;
+        };
+        let before = match refused.held {
+            Some(held) => self.dealt.insert(key, held),
+            None => self.dealt.remove(&key),
+        };
+        self.digest.change(before, refused.held);
+        true
+    }
+
     /// Hash of what the mirror holds under a key.
     pub fn held(&self, key: &str) -> Option<Hash> {
         match self.refused.get(key) {
@@ -297,6 +310,22 @@ mod tests {
         assert_ne!(set.digest(), inventory.digest());
         inventory.remove("b");
         assert_eq!(inventory.digest(), Digest::EMPTY);
+    }
+
+    #[test]
+    fn a_refusal_that_is_reconsidered_leaves_what_is_held() {
+        let mut inventory = Inventory::new();
+        inventory.put("held", 1);
+        let before = inventory.digest();
+        inventory.refuse("held", Some(2), "no");
+        inventory.refuse("new", Some(3), "no");
+        inventory.refuse("gone", None, "no");
+        for key in ["held", "new", "gone"] {
+            assert!(inventory.reconsider(key));
+            assert!(!inventory.reconsider(key));
+        }
+        assert_eq!((inventory.digest(), inventory.held("held")), (before, Some(1)));
+        assert_eq!((inventory.len(), inventory.refused_len()), (1, 0));
     }
 
     #[test]

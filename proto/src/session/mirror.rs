@@ -212,8 +212,17 @@ impl Mirror {
 
     /// The application lost what it held under this key; the source will find out by the digest and send it again.
     pub(super) fn forget(&mut self, key: &str) {
-        self.inventory.remove(key);
-        self.told_in_sync = false;
+        if self.inventory.knows(key) {
+            self.inventory.remove(key);
+            self.told_in_sync = false;
+        }
+    }
+
+    /// The application would answer otherwise now; the source will find out by the digest and send it again.
+    pub(super) fn reconsider(&mut self, key: &str) {
+        if self.inventory.reconsider(key) {
+            self.told_in_sync = false;
+        }
     }
 
     pub(super) fn on_report(&mut self, digest: Digest) {

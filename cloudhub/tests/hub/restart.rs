@@ -182,3 +182,59 @@ async fn what_happened_while_the_hub_was_away_is_caught_up() {
     assert_eq!(world.hub.as_ref().unwrap().connected(), 1);
     newer.leave().await;
 }
+
+#[tokio::test]
+async fn a_gateway_cannot_make_the_hub_keep_more_streams_by_coming_back() {
+    let mut world = World::start().await;
+    let enrolled = enrol(&world.admin.token(json!({})).await, "gw-1").await.unwrap();
+    let kept: Arc<Mutex<Kept>> = Arc::default();
+    kept.lock().unwrap().records.push(bytes::Bytes::from_static(b"{}"));
+    let streams = async |world: &World| {
+        let mut there = 0;
+        for n in 0..3 * proto::limits::MAX_STREAMS {
+            let path = format!("/kurator/v1/journals/gw-1/s{n}");
+            there += usize::from(world.admin.get(&path).await.is_ok());
+        }
+        there
+    };
+    // One stream per connection beside the telemetry that every gateway has, now and then from another store, and over a restart of the hub.
+    let most = proto::limits::MAX_STREAMS - 1;
+    for n in 0..most {
+        if n == 8 {
+            world.stop().await;
+            world.start_again().await;
+        }
+        let welcomes = kept.lock().unwrap().welcomes;
+        let gateway = Gateway::connect_as(&enrolled, Arc::clone(&kept), n as u64 / 4, 1)
+            .await
+            .unwrap();
+        eventually("a welcome", async || {
+            (kept.lock().unwrap().welcomes > welcomes).then_some(())
+        })
+        .await;
+        gateway
+            .handle
+            .call(move |s, _| s.journal_appended(&format!("s{n}"), 1))
+            .await
+            .unwrap();
+        eventually("the record to be stored", async || {
+            world.admin.get(&format!("/kurator/v1/journals/gw-1/s{n}")).await.ok()
+        })
+        .await;
+        gateway.leave().await;
+    }
+    let gateway = Gateway::connect_as(&enrolled, Arc::clone(&kept), 99, 2).await.unwrap();
+    gateway.handle.call(|s, _| s.journal_appended("s40", 1)).await.unwrap();
+    let end = gateway.ended().await;
+    let End::Peer { reason, detail, .. } = &end else {
+        panic!("{end}");
+    };
+    assert_eq!(*reason, CloseReason::Protocol);
+    assert!(detail.contains("journal streams"), "{detail}");
+    assert_eq!(streams(&world).await, most);
+    // One that is known goes on.
+    let gateway = Gateway::online(&enrolled, &kept).await;
+    gateway.handle.call(|s, _| s.journal_appended("s3", 1)).await.unwrap();
+    world.admin.until_in_sync("gw-1").await;
+    gateway.leave().await;
+}

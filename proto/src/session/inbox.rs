@@ -44,22 +44,22 @@ struct Piece {
 }
 
 impl Inbox {
-    /// Takes over what the sink has of this incarnation of the gateway's store.
+    /// Takes over what the sink has of this incarnation of the gateway's store. Streams of former ones count too: the bound is on what
+    /// a gateway makes the sink keep, not on what it speaks of at a time.
     pub(super) fn begin(&mut self, cursors: Vec<StoredCursor>, instance: u64, window: usize) -> Vec<wire::JournalAck> {
         self.window = window;
-        let ours = cursors
-            .into_iter()
-            .filter(|cursor| cursor.instance == instance && stream_is_good(&cursor.stream));
-        for cursor in ours.take(limits::MAX_STREAMS) {
-            let StoredCursor {
-                stream: name,
-                cursor: stored,
-                dropped,
-                ..
-            } = cursor;
-            self.streams.push(Stream::new(name, stored, dropped));
+        let good = cursors.into_iter().filter(|cursor| stream_is_good(&cursor.stream));
+        let (ours, former): (Vec<_>, Vec<_>) = good.partition(|cursor| cursor.instance == instance);
+        let ours = ours.into_iter().map(|c| Stream::new(c.stream, c.cursor, c.dropped));
+        self.streams.extend(ours.take(limits::MAX_STREAMS));
+        let acks = self.streams.iter().map(Stream::ack).collect();
+        for cursor in former {
+            let there = self.streams.iter().any(|stream| stream.name == cursor.stream);
+            if !there && self.streams.len() < limits::MAX_STREAMS {
+                self.streams.push(Stream::new(cursor.stream, 0, 0));
+            }
         }
-        self.streams.iter().map(Stream::ack).collect()
+        acks
     }
 
     pub(super) fn on_records(
@@ -244,5 +244,38 @@ impl Stream {
             cursor: self.stored,
             dropped: self.dropped,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(n: usize, instance: u64, cursor: u64) -> StoredCursor {
+        StoredCursor {
+            stream: format!("s{n}").into(),
+            instance,
+            cursor,
+            dropped: 0,
+        }
+    }
+
+    #[test]
+    fn streams_of_former_stores_count_and_are_taken_up_again_by_name() {
+        let mut inbox = Inbox::default();
+        let all = (0..limits::MAX_STREAMS).map(|n| stored(n, n as u64 % 2, 5)).collect();
+        let acks = inbox.begin(all, 1, limits::WINDOW_BYTES);
+        assert_eq!(acks.len(), limits::MAX_STREAMS / 2);
+        assert!(acks.iter().all(|ack| ack.cursor == 5));
+        assert!(matches!(
+            inbox.accepted("another", 1),
+            Err(SessionError::TooMany("journal streams"))
+        ));
+        // Of a former store: counted from the beginning.
+        assert!(matches!(
+            inbox.accepted("s0", 1),
+            Ok(Some(Event::JournalAccepted { accepted_to: 1, .. }))
+        ));
+        assert!(matches!(inbox.accepted("s1", 5), Ok(None)));
     }
 }

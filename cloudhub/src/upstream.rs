@@ -20,4 +20,4 @@ pub(crate) use objects::{ApiError, DEVICE, DEVICE_STATUS, Objects};
 pub(crate) use presence::{MAX_SHOWN_REFUSED, Presence, Presences, SetFacts, rfc3339};
 pub(crate) use queue::Urgency;
 pub(crate) use watch::{ClientRef, Watches};
-pub(crate) use writer::{Batch, Job, Observed, Writer};
+pub(crate) use writer::{Batch, Job, Observed, Refusal, Writer};

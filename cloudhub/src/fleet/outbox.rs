@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use proto::{CloseReason, Key};
 use tokio::sync::Notify;
 
-use crate::upstream::Body;
+use crate::upstream::{Body, Refusal};
 
 /// What a session's task finds when it wakes.
 #[derive(Debug, Default)]
@@ -16,9 +16,11 @@ pub(crate) struct Wanted {
     /// Differences in its desired set, newest per key.
     pub(crate) changes: BTreeMap<Key, Option<Body>>,
     /// Observed batches whose objects are all in the API or refused.
-    pub(crate) written: BTreeMap<u64, Vec<(Key, String)>>,
-    /// Observed keys whose API object was taken away by somebody else.
+    pub(crate) written: BTreeMap<u64, Vec<(Key, Refusal)>>,
+    /// Observed keys whose API object was taken away or altered by somebody else.
     pub(crate) lost: BTreeSet<Key>,
+    /// Observed keys that were refused for a reason that has gone.
+    pub(crate) reconsider: BTreeSet<Key>,
     /// End it.
     pub(crate) close: Option<CloseReason>,
 }
@@ -46,14 +48,21 @@ impl Outbox {
     }
 
     /// An observed batch is written.
-    pub(crate) fn written(&self, batch: u64, refused: Vec<(Key, String)>) {
+    pub(crate) fn written(&self, batch: u64, refused: Vec<(Key, Refusal)>) {
         self.with(|w| drop(w.written.insert(batch, refused)));
     }
 
-    /// Somebody took an observed object out of the API.
+    /// The API has no longer what was reported under this key.
     pub(crate) fn lost(&self, key: Key) {
         self.with(|w| {
             w.lost.insert(key);
+        });
+    }
+
+    /// What is reported under this key would not be refused now for the reason it was.
+    pub(crate) fn reconsider(&self, key: Key) {
+        self.with(|w| {
+            w.reconsider.insert(key);
         });
     }
 

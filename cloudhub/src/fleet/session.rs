@@ -23,10 +23,14 @@ use super::journal::Journals;
 use super::outbox::Outbox;
 use super::registry::{Facts, Live};
 use crate::enroll::Certificate;
-use crate::upstream::{Batch, Job, Observed, ObservedKey, Urgency, observed_key};
+use crate::upstream::{Batch, Job, Observed, ObservedKey, Refusal, Urgency, observed_key};
 
 /// From the end of the handshake until the session's stream is there.
 const STREAM_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How the desired keys of models begin, and the observed keys of values set at the gateway.
+const MODELS: &str = "devices.kubeedge.io/devicemodels/";
+const TWINS: &str = "devices.kubeedge.io/twins/";
 
 /// Why the application's side of a session stops.
 enum Stop {
@@ -139,6 +143,7 @@ impl Run<'_> {
             journals,
             batches: VecDeque::new(),
             written: BTreeMap::new(),
+            lost: BTreeMap::new(),
         };
         if let Err(Stop::Store(e)) = work.until_end(&mut events).await {
             match &e {
@@ -253,7 +258,9 @@ struct Work<'a> {
     /// Batches handed to the writer, in order.
     batches: VecDeque<u64>,
     /// Of those, the ones that are written but not the first.
-    written: BTreeMap<u64, Vec<(Key, String)>>,
+    written: BTreeMap<u64, Vec<(Key, Refusal)>>,
+    /// Keys that the API lost while batches were on their way, with the last of those: it may have been written before.
+    lost: BTreeMap<Key, u64>,
 }
 
 impl Work<'_> {
@@ -304,8 +311,17 @@ impl Work<'_> {
         if !wanted.changes.is_empty() {
             self.run.fleet.metrics.desired_changes.add(wanted.changes.len() as u64);
             let changes = wanted.changes;
+            // What was set at the gateway and refused by the rules of a model may pass those of another.
+            let rules_changed = changes
+                .iter()
+                .any(|(key, body)| body.is_some() && key.starts_with(MODELS));
             self.handle
                 .call(move |s, _| {
+                    let twins = s.inventory().refused().map(|(key, _)| key);
+                    let twins = twins.filter(|key| rules_changed && key.starts_with(TWINS));
+                    for key in twins.cloned().collect::<Vec<_>>() {
+                        s.mirror_reconsider(key);
+                    }
                     for (key, body) in changes {
                         match body {
                             Some(body) => s.source_put_hashed(key, body.hash, body.bytes),
@@ -316,26 +332,50 @@ impl Work<'_> {
                 .await?;
         }
         self.written.extend(wanted.written);
-        let mut acknowledge = Vec::new();
+        let (mut acknowledge, mut lost, mut again) = (Vec::new(), wanted.lost, wanted.reconsider);
         while let Some(number) = self.batches.front() {
             let Some(refused) = self.written.remove(number) else {
                 break;
             };
+            // The device may have become the gateway's since it was looked at.
+            let now_owned = refused.iter().filter(|(key, why)| why.not_owned && self.owned(key));
+            again.extend(now_owned.map(|(key, _)| Key::clone(key)));
+            let refused = refused.into_iter().map(|(key, why)| (key, why.reason)).collect();
             acknowledge.push((*number, Applied { refused }));
             self.batches.pop_front();
         }
-        if !acknowledge.is_empty() || !wanted.lost.is_empty() {
-            let lost = wanted.lost;
+        // What was lost may have been written before that, in a batch that is not done yet: it is lost then too.
+        if let Some(last) = self.batches.back() {
+            self.lost.extend(lost.iter().map(|key| (Key::clone(key), *last)));
+        }
+        if let Some((done, _)) = acknowledge.last() {
+            let over = self.lost.iter().filter(|(_, last)| *last <= done);
+            lost.extend(over.map(|(key, _)| Key::clone(key)));
+            self.lost.retain(|_, last| *last > *done);
+        }
+        if !acknowledge.is_empty() || !lost.is_empty() || !again.is_empty() {
             self.handle
                 .call(move |s, _| {
                     acknowledge
                         .into_iter()
                         .for_each(|(number, applied)| s.applied(number, applied));
+                    again.iter().for_each(|key| s.mirror_reconsider(key));
                     lost.iter().for_each(|key| s.mirror_forget(key));
                 })
                 .await?;
         }
         Ok(())
+    }
+
+    /// Whether what is reported under this key is of a device of this gateway.
+    fn owned(&self, key: &Key) -> bool {
+        let (Some(ObservedKey::Status { namespace, name }) | Some(ObservedKey::Twins { namespace, name })) =
+            observed_key(key)
+        else {
+            return false;
+        };
+        let owner = self.run.fleet.index.device_node(namespace, name).flatten();
+        owner.is_some_and(|owner| owner == self.live.node)
     }
 
     async fn stored(&mut self, stored: Result<Stored, CommitError>) -> Result<(), Stop> {
@@ -395,22 +435,26 @@ impl Work<'_> {
         for Change { key, body, hash } in changes {
             match self.job(&key, body, hash) {
                 Ok(job) => fleet.writer.submit(&key, job, Some(Arc::clone(&batch)), Urgency::Now),
-                Err(reason) => {
+                Err(refusal) => {
                     fleet.metrics.observed_refused.add(1);
-                    batch.done(&key, Some(reason.to_owned()));
+                    batch.done(&key, Some(refusal));
                 }
             }
         }
     }
 
-    fn job(&self, key: &str, body: Option<bytes::Bytes>, hash: proto::Hash) -> Result<Job, &'static str> {
+    fn job(&self, key: &str, body: Option<bytes::Bytes>, hash: proto::Hash) -> Result<Job, Refusal> {
         let node = Arc::clone(&self.live.node);
-        let owned = |namespace: &str, name: &str| match self.run.fleet.index.device_node(namespace, name) {
-            None => Err("there is no such device"),
-            Some(Some(owner)) if owner == node => Ok(()),
-            Some(_) => Err("the device is not this gateway's"),
+        let no = |reason: &str, not_owned| Refusal {
+            reason: reason.to_owned(),
+            not_owned,
         };
-        match observed_key(key).ok_or("the hub does not take such an entry")? {
+        let owned = |namespace: &str, name: &str| match self.run.fleet.index.device_node(namespace, name) {
+            None => Err(no("there is no such device", true)),
+            Some(Some(owner)) if owner == node => Ok(()),
+            Some(_) => Err(no("the device is not this gateway's", true)),
+        };
+        match observed_key(key).ok_or_else(|| no("the hub does not take such an entry", false))? {
             ObservedKey::Status { namespace, name } => match body {
                 // A removal is looked at by the writer: the device may be gone with it.
                 None => Ok(Job::StatusGone { node }),
@@ -418,6 +462,7 @@ impl Work<'_> {
                     node: Arc::clone(&node),
                     body,
                     hash,
+                    anew: false,
                 }),
             },
             ObservedKey::Twins { namespace, name } => match body {
@@ -431,7 +476,7 @@ impl Work<'_> {
             ObservedKey::Node { name } if name == &*node => Ok(Job::Node {
                 observed: body.map_or(Observed::Gone, |body| Observed::Reported { body, hash }),
             }),
-            ObservedKey::Node { .. } => Err("that is another gateway's Node"),
+            ObservedKey::Node { .. } => Err(no("that is another gateway's Node", false)),
         }
     }
 

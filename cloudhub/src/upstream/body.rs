@@ -20,6 +20,14 @@ pub(crate) const HUB_PREFIX: &str = "kurator.dev/observed";
 pub(crate) const OBSERVED: &str = "kurator.dev/observed";
 /// On DeviceStatus and Node: the node that reported it.
 pub(crate) const OBSERVED_FROM: &str = "kurator.dev/observed-from";
+/// On DeviceStatus and Node: hash of what was written, bound to the hash of the observed body. Whoever alters the object breaks it.
+pub(crate) const CONTENT: &str = "kurator.dev/observed-content";
+/// On Node: the gateway's own word on whether it is ready.
+pub(crate) const READY: &str = "kurator.dev/observed-ready";
+/// On Node: the labels that the gateway reported.
+pub(crate) const REPORTED_LABELS: &str = "kurator.dev/observed-labels";
+/// On Node: the labels that the hub put there, wherever they came from. Others are none of its business.
+pub(crate) const LABELS: &str = "kurator.dev/labels";
 /// On Device: hash of the gateway's desired edits that were merged in.
 pub(crate) const TWINS: &str = "kurator.dev/observed-twins";
 /// On Device: the node whose edits those were.
@@ -69,6 +77,15 @@ impl PartialEq for Body {
 
 impl Eq for Body {}
 
+/// The observed keys that may be reported of the device behind a desired key; `None` when that is no device's.
+pub(crate) fn reported_of(key: &str) -> Option<[Arc<str>; 2]> {
+    let (namespace, name) = key.strip_prefix(DEVICES)?.strip_prefix("/devices/")?.split_once('/')?;
+    Some([
+        self::key(DEVICES, "devicestatuses", namespace, name),
+        self::key(DEVICES, "twins", namespace, name),
+    ])
+}
+
 /// Reads an observed key; `None` for anything a gateway has no business with.
 pub(crate) fn observed_key(key: &str) -> Option<ObservedKey<'_>> {
     let mut parts = key.split('/');
@@ -91,6 +108,30 @@ pub(crate) fn observed_key(key: &str) -> Option<ObservedKey<'_>> {
 /// `group/plural/namespace/name`
 pub(crate) fn key(group: &str, plural: &str, namespace: &str, name: &str) -> Arc<str> {
     Arc::from(format!("{group}/{plural}/{namespace}/{name}"))
+}
+
+/// A hash as an annotation has it.
+pub(crate) fn hash_text(hash: Hash) -> String {
+    format!("{hash:032x}")
+}
+
+/// Reads the hash back out of an annotation.
+pub(crate) fn hash_of(text: &str) -> Option<Hash> {
+    (text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()))
+        .then(|| Hash::from_str_radix(text, 16).ok())
+        .flatten()
+}
+
+/// The value of [`CONTENT`] for a DeviceStatus that was written from the observed body of this hash.
+pub(crate) fn status_content(observed: Hash, object: &Value) -> String {
+    let part = |name: &str| object.get(name).unwrap_or(&Value::Null);
+    content(observed, &[part("spec"), part("status")])
+}
+
+/// The value of [`CONTENT`] for parts of an object.
+pub(crate) fn content(observed: Hash, parts: &[&Value]) -> String {
+    let bytes = serde_json::to_vec(parts).expect("JSON values serialise");
+    hash_text(entry_hash(&hash_text(observed), &bytes))
 }
 
 /// The canonical bytes of a desired object. `with_status` keeps what the hub does not write itself.
@@ -147,6 +188,36 @@ mod tests {
             "/nodes//gw-1/",
         ] {
             assert_eq!(observed_key(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_device_is_reported_of_under_two_keys() {
+        let keys = reported_of("devices.kubeedge.io/devices/default/press").unwrap();
+        assert!(matches!(
+            observed_key(&keys[0]),
+            Some(ObservedKey::Status { name: "press", .. })
+        ));
+        assert!(matches!(
+            observed_key(&keys[1]),
+            Some(ObservedKey::Twins { name: "press", .. })
+        ));
+        assert_eq!(reported_of("devices.kubeedge.io/devicemodels/default/press"), None);
+        assert_eq!(reported_of("edge.kubeedge.io/edgenodes//gw-1"), None);
+    }
+
+    #[test]
+    fn hashes_survive_the_annotation() {
+        for hash in [0, 1, Hash::MAX, 0xfeed << 64] {
+            assert_eq!(hash_of(&hash_text(hash)), Some(hash));
+        }
+        for bad in [
+            "",
+            "0",
+            "+0000000000000000000000000000000",
+            "zz000000000000000000000000000000",
+        ] {
+            assert_eq!(hash_of(bad), None, "{bad}");
         }
     }
 

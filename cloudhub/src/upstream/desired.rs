@@ -20,6 +20,8 @@ pub(crate) struct Delta {
     pub(crate) key: Arc<str>,
     /// Its body now; `None` when it left the set.
     pub(crate) body: Option<Body>,
+    /// It was not in the set before, as far as this index saw.
+    pub(crate) joined: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -107,6 +109,7 @@ impl Desired {
                     node: Arc::clone(node),
                     key,
                     body: None,
+                    joined: false,
                 });
                 if let Some(set) = self.nodes.get_mut(node) {
                     set.devices.remove(name);
@@ -133,6 +136,7 @@ impl Desired {
                         node: Arc::clone(node),
                         key: Arc::clone(&entry.key),
                         body: Some(entry.body.clone()),
+                        joined: true,
                     });
                 }
             }
@@ -142,6 +146,7 @@ impl Desired {
                     node: Arc::clone(node),
                     key: Arc::clone(&device.entry.key),
                     body: Some(device.entry.body.clone()),
+                    joined,
                 });
             }
         }
@@ -166,6 +171,7 @@ impl Desired {
                     node: Arc::clone(node),
                     key: Arc::clone(&entry.key),
                     body: None,
+                    joined: false,
                 });
             }
         }
@@ -193,6 +199,7 @@ impl Desired {
                 node: Arc::clone(node),
                 key: Arc::clone(key),
                 body: body.clone(),
+                joined: false,
             })
             .collect()
     }
@@ -213,6 +220,7 @@ impl Desired {
                 node: Arc::clone(&was.node),
                 key: Arc::clone(&was.entry.key),
                 body: None,
+                joined: false,
             });
         }
         if let Some((node, key, body)) = now {
@@ -228,6 +236,7 @@ impl Desired {
                     node: Arc::clone(&node),
                     key: Arc::clone(&key),
                     body: Some(body.clone()),
+                    joined: !stays,
                 });
             }
             self.edge_nodes.insert(
@@ -288,11 +297,19 @@ impl Desired {
         Some((Arc::clone(&device.uid), model))
     }
 
-    /// Name and canonical body of the EdgeNode object that speaks of `node`.
+    /// Names of the EdgeNode objects that speak of `node`. The first is the one that counts: that of the same name, or else the first
+    /// in order, whenever they came.
+    pub(crate) fn edge_nodes_of(&self, node: &str) -> Vec<Arc<str>> {
+        let mut names = self.nodes.get(node).map(|s| s.edge_nodes.clone()).unwrap_or_default();
+        names.sort_unstable_by(|a, b| (**a != *node, a).cmp(&(**b != *node, b)));
+        names
+    }
+
+    /// Name and canonical body of the EdgeNode object that counts for `node`.
     pub(crate) fn edge_node_of(&self, node: &str) -> Option<(Arc<str>, Body)> {
-        let name = self.nodes.get(node)?.edge_nodes.first()?;
-        let body = self.edge_nodes.get(name)?.entry.body.clone();
-        Some((Arc::clone(name), body))
+        let name = self.edge_nodes_of(node).into_iter().next()?;
+        let body = self.edge_nodes.get(&name)?.entry.body.clone();
+        Some((name, body))
     }
 
     /// Whether one of `node`'s devices names this model.

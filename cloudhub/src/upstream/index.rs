@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::{Hash, Inventory, SourceSet};
 
-use super::body::{Body, ObservedKey, observed_key};
+use super::body::{Body, ObservedKey, observed_key, reported_of};
 use super::desired::{Delta, Desired, DeviceEntry, Name};
 use super::observed::Observed;
 use crate::fleet::Outbox;
@@ -41,9 +41,19 @@ impl Index {
 
     fn tell(state: &State, deltas: Vec<Delta>) {
         for delta in deltas {
-            if let Some((_, outbox)) = state.listeners.get(&delta.node) {
-                outbox.change(delta.key, delta.body);
+            let Some((_, outbox)) = state.listeners.get(&delta.node) else {
+                continue;
+            };
+            // What the gateway says of a device that is its own again was refused meanwhile, or went with the device that had the name
+            // before; the gateway may never hear that there was a time between.
+            for key in reported_of(&delta.key).filter(|_| delta.joined).into_iter().flatten() {
+                if state.observed.owner(&key).is_some_and(|owner| owner == delta.node) {
+                    outbox.reconsider(key);
+                } else {
+                    outbox.lost(key);
+                }
             }
+            outbox.change(delta.key, delta.body);
         }
     }
 
@@ -124,23 +134,25 @@ impl Index {
         }
     }
 
-    /// The same for EdgeNodes.
-    pub(crate) fn edge_nodes_listed(&self, seen: &HashSet<Arc<str>>) {
-        let mut state = self.lock();
-        for name in state.desired.edge_nodes_missing(seen) {
-            let deltas = state.desired.edge_node(&name, None);
-            Self::tell(&state, deltas);
-        }
+    /// The same for EdgeNodes. Those that are gone are returned, with the nodes they spoke of.
+    pub(crate) fn edge_nodes_listed(&self, seen: &HashSet<Arc<str>>) -> Vec<(Arc<str>, Vec<Arc<str>>)> {
+        let gone = self.lock().desired.edge_nodes_missing(seen);
+        let without = |name: Arc<str>| {
+            let nodes = self.edge_node(&name, None);
+            (name, nodes)
+        };
+        gone.into_iter().map(without).collect()
     }
 
     /// The API object behind an observed key carries this mark now. When it lost a mark that a live session relies on, the
     /// session is told, so that its gateway sends the entry again.
-    pub(crate) fn mark(&self, key: &Arc<str>, mark: Option<(Arc<str>, Hash)>, revision: u64) {
+    /// False when something newer is known that says otherwise.
+    pub(crate) fn mark(&self, key: &Arc<str>, mark: Option<(Arc<str>, Hash)>, revision: u64) -> bool {
         let mut state = self.lock();
         let before = state.observed.owner(key);
-        state.observed.set(key, mark, revision);
+        let counts = state.observed.set(key, mark, revision);
         let Some(node) = before.filter(|_| state.observed.owner(key).is_none()) else {
-            return;
+            return counts;
         };
         let wanted = match observed_key(key) {
             Some(ObservedKey::Status { namespace, name } | ObservedKey::Twins { namespace, name }) => {
@@ -151,6 +163,32 @@ impl Index {
         if wanted && let Some((_, outbox)) = state.listeners.get(&node) {
             outbox.lost(Arc::clone(key));
         }
+        counts
+    }
+
+    /// The device behind a DeviceStatus key is not in the API: the mark is taken off, at the same moment, and returned. `None` when the
+    /// device is there.
+    pub(crate) fn orphaned(&self, key: &Arc<str>) -> Option<Option<(Arc<str>, Hash)>> {
+        let Some(ObservedKey::Status { namespace, name }) = observed_key(key) else {
+            return None;
+        };
+        let mut state = self.lock();
+        if state.desired.device_node(namespace, name).is_some() {
+            return None;
+        }
+        let mark = state.observed.owner(key).zip(state.observed.hash(key));
+        state.observed.set(key, None, 0);
+        Some(mark)
+    }
+
+    /// Whether the picture of an object at this resourceVersion tells nothing that is not known already.
+    pub(crate) fn known(&self, key: &str, revision: u64) -> bool {
+        revision != 0
+            && self
+                .lock()
+                .observed
+                .revision(key)
+                .is_some_and(|known| revision <= known)
     }
 
     /// The hub itself takes the object behind this key away, or its mark.
@@ -206,6 +244,11 @@ impl Index {
     /// See [`Desired::edge_node_of`].
     pub(crate) fn edge_node_of(&self, node: &str) -> Option<(Arc<str>, Body)> {
         self.lock().desired.edge_node_of(node)
+    }
+
+    /// See [`Desired::edge_nodes_of`].
+    pub(crate) fn edge_nodes_of(&self, node: &str) -> Vec<Arc<str>> {
+        self.lock().desired.edge_nodes_of(node)
     }
 
     /// See [`Desired::uses_model`].

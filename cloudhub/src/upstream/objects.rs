@@ -15,6 +15,9 @@ pub(crate) enum ApiError {
     /// The API will never take this.
     #[error("{0}")]
     Refused(String),
+    /// What was reported is of a device that is not the reporter's, as things are.
+    #[error("{0}")]
+    NotOwned(&'static str),
     /// The API cannot be asked now.
     #[error("{0}")]
     Unavailable(String),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use device_models::kinds::{Condition, EdgeNodeStatus, JournalStatus, LinkKind, RefusedKey, SetStatus};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Refused keys shown by name; the count says how many there are.
@@ -124,13 +125,14 @@ impl Presence {
         }
     }
 
-    /// Puts the `Ready` condition into a Node's status: the hub's word on the connection, and the gateway's own when it is
-    /// connected and says it is not ready. The time of the last change is kept while nothing changes.
-    pub(crate) fn put_ready(&self, status: &mut Value, before: Option<&Value>, now: u64) {
-        let (mut ready, mut reason, mut message) = {
-            let (s, r, m) = self.ready();
-            (s.to_owned(), r.to_owned(), m.to_owned())
+    /// Puts the `Ready` condition into a Node's status: true when the gateway is connected and does not say otherwise itself. While it
+    /// is connected, its own reason and message stand. The time of the last change is kept while the status is the same.
+    pub(crate) fn put_ready(&self, status: &mut Value, claim: Option<&Claim>, before: Option<&Value>, now: u64) {
+        let (ready, reason, message) = match claim.filter(|_| self.connected && !self.revoked) {
+            Some(claim) => (claim.status.as_str(), claim.reason.as_str(), claim.message.as_str()),
+            None => self.ready(),
         };
+        let mut condition = json!({"type": "Ready", "status": ready, "reason": reason, "message": message});
         if !status.is_object() {
             *status = json!({});
         }
@@ -140,89 +142,131 @@ impl Presence {
             *conditions = json!([]);
         }
         let Some(list) = conditions.as_array_mut() else { return };
-        let is_ready = |c: &Value| c.get("type").and_then(Value::as_str) == Some("Ready");
-        if let Some(own) = list.iter().find(|c| is_ready(c))
-            && self.connected
-            && own.get("status").and_then(Value::as_str) == Some("False")
-            // What the hub itself wrote earlier is not the gateway's word.
-            && !matches!(
-                own.get("reason").and_then(Value::as_str),
-                Some("GatewayOffline" | "GatewayRevoked")
-            )
-        {
-            let text = |key: &str| own.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-            (ready, reason, message) = ("False".to_owned(), text("reason"), text("message"));
+        let same = before
+            .and_then(ready_of)
+            .filter(|was| was["status"] == condition["status"]);
+        for time in ["lastTransitionTime", "lastHeartbeatTime"] {
+            let kept = same.and_then(|was| was.get(time)).filter(|t| t.is_string()).cloned();
+            condition[time] = kept.unwrap_or_else(|| rfc3339(now).into());
         }
         list.retain(|c| !is_ready(c));
-        let was = before
-            .and_then(|b| b.get("conditions"))
-            .and_then(Value::as_array)
-            .and_then(|l| l.iter().find(|c| is_ready(c)));
-        let same = was.filter(|w| w.get("status").and_then(Value::as_str) == Some(ready.as_str()));
-        let time = |key: &str| same.and_then(|w| w.get(key)).cloned();
-        list.push(json!({
-            "type": "Ready",
-            "status": ready,
-            "reason": reason,
-            "message": message,
-            "lastTransitionTime": time("lastTransitionTime").unwrap_or_else(|| rfc3339(now).into()),
-            "lastHeartbeatTime": time("lastHeartbeatTime").unwrap_or_else(|| rfc3339(now).into()),
-        }));
+        list.push(condition);
     }
+}
+
+/// A gateway's own word on whether it is ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Claim {
+    status: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    message: String,
+}
+
+impl Claim {
+    /// Out of the status that it reported; `None` when it says nothing of it that Kubernetes knows.
+    pub(crate) fn of(status: &Value) -> Option<Self> {
+        let claim = Self::deserialize(ready_of(status)?).ok()?;
+        matches!(claim.status.as_str(), "True" | "False" | "Unknown").then_some(claim)
+    }
+
+    /// As an annotation keeps it.
+    pub(crate) fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("three texts serialise")
+    }
+
+    /// Reads it back.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}
+
+fn is_ready(condition: &Value) -> bool {
+    condition.get("type").and_then(Value::as_str) == Some("Ready")
+}
+
+fn ready_of(status: &Value) -> Option<&Value> {
+    status.get("conditions")?.as_array()?.iter().find(|c| is_ready(c))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn ready_follows_the_connection_and_keeps_its_time() {
-        let on = Presence {
-            connected: true,
+    const DAY: u64 = 24 * 3600 * 1000;
+
+    fn presence(connected: bool) -> Presence {
+        Presence {
+            connected,
             ..Presence::default()
-        };
-        let mut status =
-            json!({"nodeInfo": {"architecture": "arm64"}, "conditions": [{"type": "Disk", "status": "False"}]});
-        on.put_ready(&mut status, None, 1000);
-        let first = status.clone();
-        assert_eq!(status["conditions"].as_array().unwrap().len(), 2);
-        assert_eq!(status["conditions"][1]["status"], "True");
-        on.put_ready(&mut status, Some(&first), 99_000);
-        assert_eq!(status, first);
-        let off = Presence::default();
-        off.put_ready(&mut status, Some(&first), 99_000);
-        assert_eq!(status["conditions"][1]["reason"], "GatewayOffline");
-        assert_eq!(status["conditions"][1]["lastTransitionTime"], "1970-01-01T00:01:39Z");
-        assert_eq!(status["nodeInfo"]["architecture"], "arm64");
-        on.put_ready(&mut status, None, 1);
-        assert_eq!(status["conditions"][1]["status"], "True");
+        }
+    }
+
+    fn claim(status: &str, reason: &str) -> Claim {
+        Claim::of(&json!({"conditions": [{"type": "Ready", "status": status, "reason": reason, "message": "m"}]}))
+            .unwrap()
     }
 
     #[test]
-    fn a_connected_gateway_may_say_that_it_is_not_ready() {
-        let on = Presence {
-            connected: true,
-            ..Presence::default()
-        };
+    fn ready_follows_the_connection_and_keeps_its_time() {
+        let (on, off) = (presence(true), presence(false));
         let mut status =
-            json!({"conditions": [{"type": "Ready", "status": "False", "reason": "RuntimeDown", "message": "m"}]});
-        on.put_ready(&mut status, None, 1000);
-        assert_eq!(status["conditions"][0]["reason"], "RuntimeDown");
-        let mut thrown_out = json!({"conditions": []});
+            json!({"nodeInfo": {"architecture": "arm64"}, "conditions": [{"type": "Disk", "status": "False"}]});
+        on.put_ready(&mut status, None, None, 1000);
+        let first = status.clone();
+        assert_eq!(status["conditions"].as_array().unwrap().len(), 2);
+        assert_eq!(status["conditions"][1]["status"], "True");
+        on.put_ready(&mut status, None, Some(&first), DAY);
+        assert_eq!(status, first);
+        off.put_ready(&mut status, None, Some(&first), DAY);
+        assert_eq!(status["conditions"][1]["reason"], "GatewayOffline");
+        assert_eq!(status["conditions"][1]["lastTransitionTime"], "1970-01-02T00:00:00Z");
+        assert_eq!(status["nodeInfo"]["architecture"], "arm64");
+        let mut odd = json!({"conditions": "?"});
+        on.put_ready(&mut odd, None, Some(&json!({"conditions": 1})), 1);
+        assert_eq!(odd["conditions"][0]["status"], "True");
+    }
+
+    #[test]
+    fn a_gateway_is_ready_when_it_is_connected_and_says_so_itself() {
+        let (on, off) = (presence(true), presence(false));
         let revoked = Presence {
             revoked: true,
-            ..Presence::default()
+            ..presence(true)
         };
-        revoked.put_ready(&mut thrown_out, None, 1000);
-        assert_eq!(thrown_out["conditions"][0]["reason"], "GatewayRevoked");
-        on.put_ready(&mut thrown_out, None, 2000);
+        let full = claim("False", "DiskFull");
+        assert_eq!(Claim::parse(&full.to_text()), Some(full.clone()));
+        let mut status = json!({});
+        let mut step = |who: &Presence, claim: Option<&Claim>, day: u64| {
+            let before = status.clone();
+            who.put_ready(&mut status, claim, Some(&before), day * DAY);
+            let c = &status["conditions"][0];
+            let text = |key: &str| c[key].as_str().unwrap().to_owned();
+            (text("status"), text("reason"), text("lastTransitionTime"))
+        };
+        let is =
+            |status: &str, reason: &str, day: u32| (status.into(), reason.into(), format!("1970-01-0{day}T00:00:00Z"));
+        let running = claim("True", "AgentRunning");
+        assert_eq!(step(&on, Some(&running), 1), is("True", "AgentRunning", 2));
+        assert_eq!(step(&on, Some(&full), 2), is("False", "DiskFull", 3));
+        assert_eq!(step(&off, Some(&full), 3), is("False", "GatewayOffline", 3));
         assert_eq!(
-            thrown_out["conditions"][0]["status"], "True",
-            "let in again, it is ready"
+            step(&on, Some(&full), 4),
+            is("False", "DiskFull", 3),
+            "it did not say otherwise"
         );
-        let mut odd = json!({"conditions": "?"});
-        on.put_ready(&mut odd, None, 1000);
-        assert_eq!(odd["conditions"][0]["status"], "True");
+        assert_eq!(step(&revoked, Some(&running), 5), is("False", "GatewayRevoked", 3));
+        assert_eq!(step(&on, Some(&claim("Unknown", "?")), 6), is("Unknown", "?", 7));
+        assert_eq!(step(&on, Some(&running), 7), is("True", "AgentRunning", 8));
+        assert_eq!(step(&on, None, 8), is("True", "GatewayConnected", 8));
+        for odd in [
+            json!({}),
+            json!({"conditions": [{"type": "Ready"}]}),
+            json!({"conditions": [{"type": "Ready", "status": "Yes"}]}),
+        ] {
+            assert_eq!(Claim::of(&odd), None);
+        }
     }
 
     #[test]

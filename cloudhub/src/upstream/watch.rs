@@ -10,15 +10,15 @@ use std::sync::Arc;
 use daemon::drain::Drain;
 use daemon::ready::Block;
 use futures_util::{Stream, StreamExt};
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, PartialObjectMeta, TypeMeta};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, TypeMeta};
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::Value;
 
-use super::body::{self, Body, DEVICES, EDGE, OBSERVED, OBSERVED_FROM, TWINS, TWINS_FROM};
+use super::body::{self, Body, CONTENT, DEVICES, EDGE, OBSERVED, OBSERVED_FROM, TWINS, TWINS_FROM, hash_of};
 use super::desired::{DeviceEntry, Name};
 use super::index::Index;
 use super::queue::Urgency;
-use super::writer::{Job, Writer, hash_of};
+use super::writer::{Job, Writer, node_is_as_written};
 use crate::fleet::last_seen;
 
 /// What the watches share.
@@ -54,22 +54,12 @@ impl Watches {
         let edge_nodes = resource(EDGE, "v1", "EdgeNode", "edgenodes");
         let nodes = resource("", "v1", "Node", "nodes");
         let full = |r: &ApiResource| watcher(Api::<DynamicObject>::all_with(self.client.0.clone(), r), config());
-        let light = |r: &ApiResource| {
-            watcher(
-                Api::<PartialObjectMeta<DynamicObject>>::all_with(self.client.0.clone(), r),
-                config(),
-            )
-        };
 
         self.run(ready("models"), full(&models), self.models());
         self.run(ready("devices"), full(&devices), self.devices());
         self.run(ready("edge nodes"), full(&edge_nodes), self.edge_nodes());
-        self.run(
-            ready("device statuses"),
-            light(&statuses),
-            self.marks(DEVICES, "devicestatuses"),
-        );
-        self.run(ready("nodes"), light(&nodes), self.marks("", "nodes"));
+        self.run(ready("device statuses"), full(&statuses), self.statuses());
+        self.run(ready("nodes"), full(&nodes), self.nodes());
     }
 
     /// One watch: turns the watcher's events into ours, with a list told whole.
@@ -243,9 +233,14 @@ impl Watches {
             Told::ListBegins => seen = Some(HashSet::new()),
             Told::ListEnds => {
                 first = false;
-                index.edge_nodes_listed(&seen.take().unwrap_or_default());
+                for (name, nodes) in index.edge_nodes_listed(&seen.take().unwrap_or_default()) {
+                    writer.edge_node_changed(&name, &nodes);
+                }
             }
-            Told::Gone(object) => drop(index.edge_node(&name(&object.metadata).1, None)),
+            Told::Gone(object) => {
+                let name = name(&object.metadata).1;
+                writer.edge_node_changed(&name, &index.edge_node(&name, None));
+            }
             Told::Now(object) => {
                 let name = name(&object.metadata).1;
                 let key = body::key(EDGE, "edgenodes", "", &name);
@@ -257,11 +252,9 @@ impl Watches {
                 let bytes = body::desired_body(whole(object, "edge.kubeedge.io/v1", "EdgeNode"), false);
                 let body = Body::new(&key, bytes);
                 let changed = index.edge_node(&name, Some((node, key, body)));
-                // Labels go on to the Node. In a first list that is old news.
-                if seen.is_none() {
-                    for node in changed {
-                        writer.labels(&node);
-                    }
+                // In the first list that is old news.
+                if !first {
+                    writer.edge_node_changed(&name, &changed);
                 }
                 if let Some(seen) = &mut seen {
                     seen.insert(Arc::clone(&name));
@@ -270,40 +263,60 @@ impl Watches {
         }
     }
 
-    /// DeviceStatuses and Nodes: only what the hub noted on them.
-    fn marks(
-        &self,
-        group: &'static str,
-        plural: &'static str,
-    ) -> impl FnMut(Told<PartialObjectMeta<DynamicObject>>) + Send + use<> {
+    /// Of a DeviceStatus, what the hub noted on it counts while the rest is what the hub wrote; else it is as if it were not there,
+    /// and its gateway is asked again.
+    fn statuses(&self) -> impl FnMut(Told<DynamicObject>) + Send + use<> {
+        let (index, writer) = (Arc::clone(&self.index), self.writer.clone());
+        let mut seen: Seen<Arc<str>> = None;
+        let key = |meta: &ObjectMeta| {
+            let name = name(meta);
+            body::key(DEVICES, "devicestatuses", &name.0, &name.1)
+        };
+        move |told| match told {
+            Told::ListBegins => seen = Some(HashSet::new()),
+            Told::ListEnds => {
+                index.marks_listed(&format!("{DEVICES}/devicestatuses/"), &seen.take().unwrap_or_default());
+                orphans(&index, &writer);
+            }
+            Told::Gone(object) => drop(index.mark(&key(&object.metadata), None, revision(&object.metadata))),
+            Told::Now(object) => {
+                let (key, at) = (key(&object.metadata), revision(&object.metadata));
+                if !index.known(&key, at) {
+                    let notes = object.metadata.annotations.as_ref();
+                    let noted = notes.and_then(|n| n.get(CONTENT));
+                    let mark = mark(&object.metadata, OBSERVED, OBSERVED_FROM)
+                        .filter(|(_, hash)| noted == Some(&body::status_content(*hash, &object.data)));
+                    index.mark(&key, mark, at);
+                }
+                if let Some(seen) = &mut seen {
+                    seen.insert(key);
+                }
+            }
+        }
+    }
+
+    /// The same for Nodes, but the writer looks at those that somebody altered: it has a part in them itself.
+    fn nodes(&self) -> impl FnMut(Told<DynamicObject>) + Send + use<> {
         let (index, writer) = (Arc::clone(&self.index), self.writer.clone());
         let mut seen: Seen<Arc<str>> = None;
         move |told| match told {
             Told::ListBegins => seen = Some(HashSet::new()),
-            Told::ListEnds => {
-                index.marks_listed(&format!("{group}/{plural}/"), &seen.take().unwrap_or_default());
-                if plural == "devicestatuses" {
-                    orphans(&index, &writer);
-                }
-            }
+            Told::ListEnds => index.marks_listed("/nodes/", &seen.take().unwrap_or_default()),
             Told::Gone(object) => {
-                let name = name(&object.metadata);
-                index.mark(
-                    &body::key(group, plural, &name.0, &name.1),
-                    None,
-                    revision(&object.metadata),
-                );
+                let key = body::key("", "nodes", "", &name(&object.metadata).1);
+                index.mark(&key, None, revision(&object.metadata));
             }
             Told::Now(object) => {
-                let name = name(&object.metadata);
-                let key = body::key(group, plural, &name.0, &name.1);
-                index.mark(
-                    &key,
-                    mark(&object.metadata, OBSERVED, OBSERVED_FROM),
-                    revision(&object.metadata),
-                );
+                let (name, at) = (name(&object.metadata).1, revision(&object.metadata));
+                let key = body::key("", "nodes", "", &name);
+                if !index.known(&key, at) {
+                    index.mark(&key, mark(&object.metadata, OBSERVED, OBSERVED_FROM), at);
+                    if !node_is_as_written(&whole(object, "v1", "Node")) {
+                        writer.labels(&name);
+                    }
+                }
                 if let Some(seen) = &mut seen {
-                    seen.insert(Arc::clone(&key));
+                    seen.insert(key);
                 }
             }
         }

@@ -5,8 +5,9 @@
 //! it takes; what it will never take is refused, by key, to whoever reported it. Nobody is told "written" before the API said so.
 
 mod jobs;
+mod nodes;
 
-pub(crate) use jobs::hash_of;
+pub(in crate::upstream) use nodes::node_is_as_written;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,11 +32,16 @@ const MAX_CONFLICTS: u32 = 8;
 /// What an object should become.
 #[derive(Clone, Debug)]
 pub(crate) enum Job {
-    /// A DeviceStatus as reported.
-    Status { node: Arc<str>, body: Bytes, hash: Hash },
+    /// A DeviceStatus as reported. `anew`: its device went meanwhile, and what is in the API is of the former one if there is one now.
+    Status {
+        node: Arc<str>,
+        body: Bytes,
+        hash: Hash,
+        anew: bool,
+    },
     /// The gateway reports it no longer.
     StatusGone { node: Arc<str> },
-    /// Its device is gone from the API.
+    /// Its device went from the API, at least for a moment.
     Orphan,
     /// Desired values set at the gateway, to be merged into the Device.
     Twins { node: Arc<str>, body: Bytes, hash: Hash },
@@ -43,8 +49,8 @@ pub(crate) enum Job {
     TwinsGone { node: Arc<str> },
     /// The Node: what the gateway reported (when it is news), and whether it is connected (looked up when written).
     Node { observed: Observed },
-    /// The EdgeNode's status, looked up when written.
-    EdgeNode,
+    /// The EdgeNode's status, looked up when written. `anew`: what it says now is of another gateway.
+    EdgeNode { anew: bool },
 }
 
 /// News about a Node's own report.
@@ -66,7 +72,7 @@ impl Job {
             | Self::StatusGone { node: from }
             | Self::Twins { node: from, .. }
             | Self::TwinsGone { node: from } => **from == *node,
-            Self::Orphan | Self::Node { .. } | Self::EdgeNode => false,
+            Self::Orphan | Self::Node { .. } | Self::EdgeNode { .. } => false,
         }
     }
 }
@@ -83,9 +89,29 @@ impl Merge for Job {
             // A gateway takes back only what is its own, not what another reports by now.
             (reported @ Self::Status { .. }, Self::StatusGone { node }) if !reported.is_of(&node) => reported,
             (set @ Self::Twins { .. }, Self::TwinsGone { node }) if !set.is_of(&node) => set,
+            // A device that went may be back: what its gateway said counts then, and is refused otherwise. With a removal the writer looks
+            // for an orphan too.
+            (Self::Status { node, body, hash, .. }, Self::Orphan)
+            | (Self::Orphan | Self::Status { anew: true, .. }, Self::Status { node, body, hash, .. }) => Self::Status {
+                node,
+                body,
+                hash,
+                anew: true,
+            },
+            (gone @ Self::StatusGone { .. }, Self::Orphan) => gone,
+            (Self::EdgeNode { anew: true }, Self::EdgeNode { .. }) => Self::EdgeNode { anew: true },
             (_, newer) => newer,
         }
     }
+}
+
+/// Why what a gateway reported was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// For people.
+    pub(crate) reason: String,
+    /// Only because the device was not the gateway's at that moment.
+    pub(crate) not_owned: bool,
 }
 
 /// An observed batch on its way into the API. When its last object is written or refused, its session hears of it.
@@ -93,7 +119,7 @@ impl Merge for Job {
 pub(crate) struct Batch {
     number: u64,
     outbox: Arc<Outbox>,
-    open: Mutex<(usize, Vec<(Key, String)>)>,
+    open: Mutex<(usize, Vec<(Key, Refusal)>)>,
 }
 
 impl Batch {
@@ -111,9 +137,9 @@ impl Batch {
     }
 
     /// One change is written, or refused for a reason.
-    pub(crate) fn done(&self, key: &Key, refused: Option<String>) {
+    pub(crate) fn done(&self, key: &Key, refused: Option<Refusal>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.1.extend(refused.map(|reason| (Arc::clone(key), reason)));
+        open.1.extend(refused.map(|refusal| (Arc::clone(key), refusal)));
         open.0 = open.0.saturating_sub(1);
         if open.0 == 0 {
             self.outbox.written(self.number, std::mem::take(&mut open.1));
@@ -178,10 +204,28 @@ impl Writer {
         );
     }
 
-    /// The labels that a node's Node gets from elsewhere changed.
+    /// A node's Node may not be what it should, or the labels that it gets from elsewhere changed.
     pub(crate) fn labels(&self, node: &str) {
         if self.0.presences.of(node).enrolled {
             self.node(node);
+        }
+    }
+
+    /// An EdgeNode appeared, changed or went; it spoke, or speaks now, of these nodes.
+    pub(crate) fn edge_node_changed(&self, name: &str, nodes: &[Arc<str>]) {
+        for node in nodes {
+            self.labels(node);
+        }
+        // It speaks of another than before: what its status says is not about that one.
+        let anew = nodes.len() > 1;
+        // Another gateway may have waited for the name.
+        let others = std::iter::once(name).filter(|name| !nodes.iter().any(|n| &**n == *name));
+        for node in nodes.iter().map(|n| &**n).chain(others) {
+            let presence = self.0.presences.of(node);
+            if anew || presence.connected {
+                let key = super::body::key(super::body::EDGE, "edgenodes", "", node);
+                self.submit(&key, Job::EdgeNode { anew }, None, Urgency::Soon);
+            }
         }
     }
 
@@ -189,7 +233,7 @@ impl Writer {
     pub(crate) fn edge_node(&self, node: &str, urgency: Urgency) {
         self.submit(
             &super::body::key(super::body::EDGE, "edgenodes", "", node),
-            Job::EdgeNode,
+            Job::EdgeNode { anew: false },
             None,
             urgency,
         );
@@ -210,7 +254,7 @@ impl Writer {
                     let outcome = shared.run(&taken.key, &taken.job).await;
                     let refused = match outcome {
                         Some(Ok(())) => None,
-                        Some(Err(reason)) => Some(reason),
+                        Some(Err(refusal)) => Some(refusal),
                         // Stopping: nobody is told anything, the gateways send it again.
                         None => return,
                     };
@@ -236,7 +280,7 @@ impl Shared {
     }
 
     /// Runs a job until it is written or refused; `None` when the hub stops first.
-    async fn run(&self, key: &Key, job: &Job) -> Option<Result<(), String>> {
+    async fn run(&self, key: &Key, job: &Job) -> Option<Result<(), Refusal>> {
         let mut pause = FullJitter::new(Duration::from_millis(100), Duration::from_secs(10));
         let mut conflicts = 0;
         loop {
@@ -250,10 +294,13 @@ impl Shared {
                     self.metrics.status_writes.add(1);
                     return Some(Ok(()));
                 }
-                Err(ApiError::Refused(reason)) => {
+                Err(e @ (ApiError::Refused(_) | ApiError::NotOwned(_))) => {
                     self.metrics.status_refused.add(1);
-                    tracing::warn!(%key, %reason, "The API refuses what a gateway reported.");
-                    return Some(Err(reason));
+                    tracing::warn!(%key, reason = %e, "The API refuses what a gateway reported.");
+                    return Some(Err(Refusal {
+                        reason: e.to_string(),
+                        not_owned: matches!(e, ApiError::NotOwned(_)),
+                    }));
                 }
                 Err(ApiError::Conflict | ApiError::NotFound) if conflicts < MAX_CONFLICTS => {
                     self.metrics.status_conflicts.add(1);
@@ -283,10 +330,14 @@ mod tests {
         let key: Key = Arc::from("k");
         let batch = Batch::new(7, 3, Arc::clone(&outbox));
         batch.done(&key, None);
-        batch.done(&key, Some("no such device".into()));
+        let refusal = Refusal {
+            reason: "no such device".to_owned(),
+            not_owned: true,
+        };
+        batch.done(&key, Some(refusal.clone()));
         assert!(outbox.take().written.is_empty());
         batch.done(&key, None);
-        assert_eq!(outbox.take().written[&7], [(key, "no such device".to_owned())]);
+        assert_eq!(outbox.take().written[&7], [(key, refusal)]);
         Batch::new(8, 0, Arc::clone(&outbox));
         assert!(outbox.take().written[&8].is_empty());
     }
@@ -343,6 +394,7 @@ mod tests {
             node: node("gw-1"),
             body: body.clone(),
             hash: 1,
+            anew: false,
         };
         let gone = |name| Job::StatusGone { node: node(name) };
         assert!(matches!(status.clone().merge(gone("gw-2")), Job::Status { node, .. } if &*node == "gw-1"));
@@ -355,6 +407,25 @@ mod tests {
         let gone = |name| Job::TwinsGone { node: node(name) };
         assert!(matches!(twins.clone().merge(gone("gw-2")), Job::Twins { .. }));
         assert!(matches!(twins.merge(gone("gw-1")), Job::TwinsGone { .. }));
+    }
+
+    #[test]
+    fn a_report_and_a_removal_survive_a_device_that_went_for_a_moment() {
+        let status = |anew| Job::Status {
+            node: "gw-1".into(),
+            body: Bytes::from_static(b"{}"),
+            hash: 1,
+            anew,
+        };
+        let anew = |job: &Job| matches!(job, Job::Status { anew: true, .. });
+        assert!(anew(&status(false).merge(Job::Orphan)));
+        assert!(anew(&Job::Orphan.merge(status(false))));
+        assert!(anew(&status(true).merge(status(false))));
+        assert!(!anew(&status(false).merge(status(false))));
+        let gone = || Job::StatusGone { node: "gw-1".into() };
+        assert!(matches!(gone().merge(Job::Orphan), Job::StatusGone { .. }));
+        assert!(matches!(Job::Orphan.merge(gone()), Job::StatusGone { .. }));
+        assert!(matches!(Job::Orphan.merge(Job::Orphan), Job::Orphan));
     }
 
     #[test]

@@ -9,4 +9,5 @@ mod access;
 mod joining;
 mod journeys;
 mod proxy;
+mod reports;
 mod restart;

@@ -1,6 +1,5 @@
-//! One attempt at one job: what is read, what is written, and what the index learns from it.
+//! One attempt at one job: what is read, what is written, and what the index learns from it. Jobs of nodes are next door.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,15 +9,21 @@ use proto::{Hash, Key};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Job, Observed, Shared};
-use crate::upstream::body::{HUB_PREFIX, OBSERVED, OBSERVED_FROM, ObservedKey, TWINS, TWINS_FROM, observed_key};
-use crate::upstream::objects::{ApiError, DEVICE, DEVICE_STATUS, EDGE_NODE, NODE, revision};
+use super::{Job, Shared};
+use crate::upstream::body::{
+    CONTENT, HUB_PREFIX, OBSERVED, OBSERVED_FROM, ObservedKey, TWINS, TWINS_FROM, hash_text, observed_key,
+    status_content,
+};
+use crate::upstream::objects::{ApiError, DEVICE, DEVICE_STATUS, revision};
 
-fn refused<T>(reason: impl Into<String>) -> Result<T, ApiError> {
+pub(super) const NO_DEVICE: ApiError = ApiError::NotOwned("there is no such device");
+pub(super) const NOT_ITS_DEVICE: ApiError = ApiError::NotOwned("the device is not this gateway's");
+
+pub(super) fn refused<T>(reason: impl Into<String>) -> Result<T, ApiError> {
     Err(ApiError::Refused(reason.into()))
 }
 
-fn object(body: &Bytes) -> Result<Map<String, Value>, ApiError> {
+pub(super) fn object(body: &Bytes) -> Result<Map<String, Value>, ApiError> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => refused("the body is not an object"),
@@ -26,35 +31,28 @@ fn object(body: &Bytes) -> Result<Map<String, Value>, ApiError> {
     }
 }
 
-fn hash_text(hash: Hash) -> String {
-    format!("{hash:032x}")
-}
-
-/// Reads the hash back out of an annotation.
-pub(crate) fn hash_of(text: &str) -> Option<Hash> {
-    (text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()))
-        .then(|| Hash::from_str_radix(text, 16).ok())
-        .flatten()
-}
-
 impl Shared {
     pub(super) async fn attempt(&self, key: &Key, job: &Job) -> Result<(), ApiError> {
         match (job, observed_key(key)) {
-            (Job::Status { node, body, hash }, Some(ObservedKey::Status { namespace, name })) => {
+            (Job::Status { node, body, hash, anew }, Some(ObservedKey::Status { namespace, name })) => {
+                // Written already, and asked for again because that was not known yet.
+                if !anew && self.index.marked(key) == Some((Arc::clone(node), *hash)) {
+                    return Ok(());
+                }
                 self.write_status(key, namespace, name, node, body, *hash).await
             }
             (Job::StatusGone { node }, Some(ObservedKey::Status { namespace, name })) => {
-                // What another gateway reported meanwhile is not this one's to remove.
                 match self.index.marked(key) {
                     Some((owner, _)) if owner == *node => self.delete_status(key, namespace, name).await,
-                    _ => Ok(()),
+                    // What another gateway reported meanwhile is not this one's to remove.
+                    _ => self.delete_orphan(key, namespace, name).await.map(drop),
                 }
             }
             (Job::Orphan, Some(ObservedKey::Status { namespace, name })) => {
-                if self.index.device_node(namespace, name).is_some() {
+                if self.delete_orphan(key, namespace, name).await? {
                     return Ok(());
                 }
-                self.delete_status(key, namespace, name).await
+                self.adopt(namespace, name).await
             }
             (Job::Twins { node, body, hash }, Some(ObservedKey::Twins { namespace, name })) => {
                 self.merge_twins(key, namespace, name, node, body, *hash).await
@@ -63,9 +61,9 @@ impl Shared {
                 self.forget_twins(key, namespace, name, node).await
             }
             (Job::Node { observed }, Some(ObservedKey::Node { name })) => self.write_node(key, name, observed).await,
-            (Job::EdgeNode, _) => {
-                let node = key.rsplit('/').next().unwrap_or_default();
-                self.write_edge_node(node).await
+            (Job::EdgeNode { anew }, _) => {
+                let node = key.splitn(4, '/').nth(3).unwrap_or_default();
+                self.write_edge_node(node, *anew).await
             }
             _ => refused("the hub does not take such an entry"),
         }
@@ -81,12 +79,15 @@ impl Shared {
         hash: Hash,
     ) -> Result<(), ApiError> {
         match self.index.device_node(namespace, name) {
-            None => return refused("there is no such device"),
+            None => {
+                self.delete_orphan(key, namespace, name).await?;
+                return Err(NO_DEVICE);
+            }
             Some(Some(owner)) if owner == *node => {}
-            Some(_) => return refused("the device is not this gateway's"),
+            Some(_) => return Err(NOT_ITS_DEVICE),
         }
         let Some(facts) = self.index.device_facts(namespace, name) else {
-            return refused("there is no such device");
+            return Err(NO_DEVICE);
         };
         let mut reported = object(body)?;
         let status = reported.remove("status").unwrap_or_else(|| json!({}));
@@ -99,34 +100,38 @@ impl Shared {
         notes.retain(|n, v| !n.starts_with(HUB_PREFIX) && v.is_string());
         notes.insert(OBSERVED.to_owned(), hash_text(hash).into());
         notes.insert(OBSERVED_FROM.to_owned(), (&**node).into());
-        let owners = json!([{
+        let owners = owners(name, &facts.uid);
+        let mut object = json!({
             "apiVersion": "devices.kubeedge.io/v1beta1",
-            "kind": "Device",
-            "name": name,
-            "uid": &*facts.uid,
-        }]);
+            "kind": "DeviceStatus",
+            "metadata": {"name": name, "namespace": namespace},
+            "status": status,
+        });
+        if let Some(spec) = reported.remove("spec") {
+            object["spec"] = spec;
+        }
+        let content = status_content(hash, &object);
+        notes.insert(CONTENT.to_owned(), content.as_str().into());
         let written = if self.index.marked(key).is_some() {
-            let patch = json!([
-                {"op": "add", "path": "/status", "value": status},
-                {"op": "add", "path": "/metadata/annotations", "value": notes},
-                {"op": "add", "path": "/metadata/ownerReferences", "value": owners},
-            ]);
-            self.objects.json_patch(DEVICE_STATUS, namespace, name, &patch).await
+            let mut patch = vec![
+                json!({"op": "add", "path": "/status", "value": object["status"]}),
+                json!({"op": "add", "path": "/metadata/annotations", "value": notes}),
+                json!({"op": "add", "path": "/metadata/ownerReferences", "value": owners}),
+            ];
+            if let Some(spec) = object.get("spec") {
+                patch.push(json!({"op": "add", "path": "/spec", "value": spec}));
+            }
+            self.objects
+                .json_patch(DEVICE_STATUS, namespace, name, &Value::Array(patch))
+                .await
         } else {
             Err(ApiError::NotFound)
         };
-        let written = match written {
+        let mut written = match written {
             Ok(written) => written,
             Err(ApiError::NotFound) => {
-                let mut object = json!({
-                    "apiVersion": "devices.kubeedge.io/v1beta1",
-                    "kind": "DeviceStatus",
-                    "metadata": {"name": name, "namespace": namespace, "annotations": notes, "ownerReferences": owners},
-                    "status": status,
-                });
-                if let Some(spec) = reported.remove("spec") {
-                    object["spec"] = spec;
-                }
+                object["metadata"]["annotations"] = Value::Object(notes);
+                object["metadata"]["ownerReferences"] = owners;
                 match self.objects.create(DEVICE_STATUS, namespace, &object).await {
                     // It is there, made by somebody else or by a hub before this one: replace it as it stands.
                     Err(ApiError::Conflict) => {
@@ -139,8 +144,47 @@ impl Shared {
             }
             Err(e) => return Err(e),
         };
-        self.index.mark(key, Some((Arc::clone(node), hash)), revision(&written));
-        Ok(())
+        // The API left out what its schema does not know: what it has now is what there is to be compared with.
+        let has = status_content(hash, &written);
+        if has != content {
+            let patch = json!({"metadata": {"annotations": {CONTENT: has}}});
+            written = self.objects.merge_patch(DEVICE_STATUS, namespace, name, &patch).await?;
+        }
+        self.wrote(key, node, hash, revision(&written))
+    }
+
+    /// The API has what the gateway reported, unless it was altered since: then it is written again.
+    pub(super) fn wrote(&self, key: &Key, node: &Arc<str>, hash: Hash, at: u64) -> Result<(), ApiError> {
+        if self.index.mark(key, Some((Arc::clone(node), hash)), at) {
+            Ok(())
+        } else {
+            Err(ApiError::Conflict)
+        }
+    }
+
+    /// Deletes a DeviceStatus that has no device; false when it has one.
+    async fn delete_orphan(&self, key: &Key, namespace: &str, name: &str) -> Result<bool, ApiError> {
+        let Some(mark) = self.index.orphaned(key) else {
+            return Ok(false);
+        };
+        let deleted = self.objects.delete(DEVICE_STATUS, namespace, name).await;
+        if deleted.is_err() {
+            self.remember(key, mark);
+        }
+        deleted.map(|()| true)
+    }
+
+    /// A device of the same name took the place of the one that a DeviceStatus belonged to.
+    async fn adopt(&self, namespace: &str, name: &str) -> Result<(), ApiError> {
+        let Some(facts) = self.index.device_facts(namespace, name) else {
+            return Ok(());
+        };
+        let owners = owners(name, &facts.uid);
+        let patch = json!({"metadata": {"ownerReferences": owners}});
+        match self.objects.merge_patch(DEVICE_STATUS, namespace, name, &patch).await {
+            Ok(_) | Err(ApiError::NotFound) => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 
     async fn delete_status(&self, key: &Key, namespace: &str, name: &str) -> Result<(), ApiError> {
@@ -172,11 +216,11 @@ impl Shared {
     ) -> Result<(), ApiError> {
         let twins = Value::Object(object(body)?);
         let mut device = match self.objects.get(DEVICE, namespace, name).await {
-            Err(ApiError::NotFound) => return refused("there is no such device"),
+            Err(ApiError::NotFound) => return Err(NO_DEVICE),
             other => other?,
         };
         if device.pointer("/spec/nodeName").and_then(Value::as_str) != Some(node) {
-            return refused("the device is not this gateway's");
+            return Err(NOT_ITS_DEVICE);
         }
         let model = self.index.device_facts(namespace, name).and_then(|f| f.model);
         let model = model.and_then(|m| serde_json::from_slice::<Value>(&m.bytes).ok());
@@ -201,8 +245,7 @@ impl Shared {
         } else {
             revision(&device)
         };
-        self.index.mark(key, Some((Arc::clone(node), hash)), at);
-        Ok(())
+        self.wrote(key, node, hash, at)
     }
 
     async fn forget_twins(&self, key: &Key, namespace: &str, name: &str, node: &Arc<str>) -> Result<(), ApiError> {
@@ -221,95 +264,19 @@ impl Shared {
             }
         }
     }
+}
 
-    async fn write_node(&self, key: &Key, name: &str, observed: &Observed) -> Result<(), ApiError> {
-        let presence = self.presences.of(name);
-        let now = daemon::clock::wall_ms();
-        let before = match self.objects.get(NODE, "", name).await {
-            Ok(object) => Some(object),
-            Err(ApiError::NotFound) => None,
-            Err(e) => return Err(e),
-        };
-        let mut node = before.clone().unwrap_or_else(
-            || json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {}, "status": {}}),
-        );
-        let mut labels: BTreeMap<String, Value> = BTreeMap::new();
-        if let Observed::Reported { body, hash } = observed {
-            let mut reported = object(body)?;
-            labels.extend(labels_of(reported.get("metadata")));
-            node["status"] = reported.remove("status").unwrap_or_else(|| json!({}));
-            put_notes(&mut node, &[(OBSERVED, &hash_text(*hash)), (OBSERVED_FROM, name)]);
-        } else if matches!(observed, Observed::Gone) {
-            self.index.forget(key);
-            if let Some(notes) = node.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
-                notes.retain(|n, _| !n.starts_with(HUB_PREFIX));
-            }
-        }
-        presence.put_ready(&mut node["status"], before.as_ref().map(|b| &b["status"]), now);
-        labels.extend(presence.labels.into_iter().map(|(k, v)| (k, v.into())));
-        if let Some((_, body)) = self.index.edge_node_of(name)
-            && let Ok(edge_node) = serde_json::from_slice::<Value>(&body.bytes)
-        {
-            labels.extend(labels_of(edge_node.get("spec")));
-        }
-        if !labels.is_empty() {
-            let meta = member(&mut node, "metadata");
-            let slot = member(meta, "labels");
-            labels.into_iter().for_each(|(k, v)| slot[&k] = v);
-        }
-        let mut at = before.as_ref().map_or(0, revision);
-        match &before {
-            None => at = revision(&self.objects.create(NODE, "", &node).await?),
-            Some(before) => {
-                // The status first: the mark in the metadata says that it is there.
-                if node["status"] != before["status"] {
-                    let written = self.objects.replace_status(NODE, name, &node).await?;
-                    at = revision(&written);
-                    node["metadata"]["resourceVersion"] = written["metadata"]["resourceVersion"].clone();
-                }
-                if node["metadata"]["labels"] != before["metadata"]["labels"]
-                    || node["metadata"]["annotations"] != before["metadata"]["annotations"]
-                {
-                    at = revision(&self.objects.replace(NODE, "", name, &node).await?);
-                }
-            }
-        }
-        if let Observed::Reported { hash, .. } = observed {
-            self.index.mark(key, Some((Arc::from(name), *hash)), at);
-        }
-        Ok(())
-    }
-
-    async fn write_edge_node(&self, node: &str) -> Result<(), ApiError> {
-        let presence = self.presences.of(node);
-        let name = self
-            .index
-            .edge_node_of(node)
-            .map_or_else(|| Arc::from(node), |(name, _)| name);
-        let status = serde_json::to_value(presence.edge_node_status(daemon::clock::wall_ms()))
-            .expect("a status of texts and numbers serialises");
-        let patch = json!({"status": status});
-        match self.objects.merge_patch_status(EDGE_NODE, &name, &patch).await {
-            Err(ApiError::NotFound) => {
-                let object = json!({
-                    "apiVersion": "edge.kubeedge.io/v1",
-                    "kind": "EdgeNode",
-                    "metadata": {"name": node},
-                    "spec": {"nodeInfo": {"nodeID": node}},
-                });
-                match self.objects.create(EDGE_NODE, "", &object).await {
-                    Ok(_) | Err(ApiError::Conflict) => {}
-                    Err(e) => return Err(e),
-                }
-                self.objects.merge_patch_status(EDGE_NODE, node, &patch).await.map(drop)
-            }
-            other => other.map(drop),
-        }
-    }
+fn owners(name: &str, uid: &str) -> Value {
+    json!([{
+        "apiVersion": "devices.kubeedge.io/v1beta1",
+        "kind": "Device",
+        "name": name,
+        "uid": uid,
+    }])
 }
 
 /// The object under a member, made when it is missing or no object.
-fn member<'a>(value: &'a mut Value, name: &str) -> &'a mut Value {
+pub(super) fn member<'a>(value: &'a mut Value, name: &str) -> &'a mut Value {
     if !value[name].is_object() {
         value[name] = json!({});
     }
@@ -317,7 +284,7 @@ fn member<'a>(value: &'a mut Value, name: &str) -> &'a mut Value {
 }
 
 /// Sets annotations; true when that changed the object.
-fn put_notes(object: &mut Value, notes: &[(&str, &str)]) -> bool {
+pub(super) fn put_notes(object: &mut Value, notes: &[(&str, &str)]) -> bool {
     let slot = member(member(object, "metadata"), "annotations");
     let mut changed = false;
     for (name, value) in notes {
@@ -329,33 +296,9 @@ fn put_notes(object: &mut Value, notes: &[(&str, &str)]) -> bool {
     changed
 }
 
-fn labels_of(holder: Option<&Value>) -> impl Iterator<Item = (String, Value)> + '_ {
-    let labels = holder.and_then(|h| h.get("labels")).and_then(Value::as_object);
-    labels
-        .into_iter()
-        .flatten()
-        .filter(|(_, v)| v.is_string())
-        .map(|(k, v)| (k.clone(), v.clone()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hashes_survive_the_annotation() {
-        for hash in [0, 1, Hash::MAX, 0xfeed << 64] {
-            assert_eq!(hash_of(&hash_text(hash)), Some(hash));
-        }
-        for bad in [
-            "",
-            "0",
-            "+0000000000000000000000000000000",
-            "zz000000000000000000000000000000",
-        ] {
-            assert_eq!(hash_of(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn notes_tell_whether_they_changed_anything() {

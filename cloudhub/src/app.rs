@@ -5,7 +5,7 @@
 //! the store is closed last.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -32,8 +32,8 @@ use crate::upstream::{ClientRef, Index, Objects, Watches, Writer};
 
 /// How long sessions, requests and writes may take to end.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
-/// How long the first lists may take before gateways are let in anyway; they would find empty sets, so this is never.
-const SERVER_CERTIFICATE_CHECK: Duration = Duration::from_secs(12 * 3600);
+/// How often the certificates that the hub keeps for itself and its administrator are looked at: often beside how long they last.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(12 * 3600);
 
 fn failed(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Failure + '_ {
     move |e| Failure::new(FAILED, format!("{what}: {e}"))
@@ -235,6 +235,8 @@ impl Bound {
             dir: self.config.data_dir.join("pki"),
             names: self.names,
             people,
+            data_dir: self.config.data_dir.clone(),
+            api: self.addresses.api,
         };
         let (accepting, stopping) = (Arc::clone(&fleet), drain.clone());
         drop(drain.spawn(async move {
@@ -299,12 +301,14 @@ async fn until_ready(ready: &Ready) {
     }
 }
 
-/// Renews the hub's own certificate long before its end, without a restart.
+/// Renews the hub's own certificate and its administrator's long before their end, without a restart.
 struct KeepCertificate {
     ca: Arc<HubCa>,
-    dir: std::path::PathBuf,
+    dir: PathBuf,
     names: Vec<String>,
     people: Arc<PeopleCert>,
+    data_dir: PathBuf,
+    api: SocketAddr,
 }
 
 impl KeepCertificate {
@@ -318,14 +322,29 @@ impl KeepCertificate {
         Ok(Some(server))
     }
 
+    /// A new `admin.kubeconfig` when two thirds of the life of its certificate are over; true then.
+    fn renewed_admin(&self, now: u64) -> Result<bool, Failure> {
+        admin_kubeconfig(&self.data_dir, &self.ca, self.api, now)
+    }
+
     async fn keep(self, endpoint: Arc<HubEndpoint>, drain: Drain) {
         loop {
             tokio::select! {
                 biased;
                 () = drain.stopping() => return,
-                () = tokio::time::sleep(SERVER_CERTIFICATE_CHECK) => {}
+                () = tokio::time::sleep(CERTIFICATE_CHECK) => {}
             }
-            match self.renewed(daemon::clock::wall_ms()) {
+            let now = daemon::clock::wall_ms();
+            match self.renewed_admin(now) {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::info!("The administrator's certificate was renewed; admin.kubeconfig is another now.")
+                }
+                Err(e) => {
+                    tracing::error!(error = %e, "The administrator's certificate cannot be renewed; it is tried again.")
+                }
+            }
+            match self.renewed(now) {
                 Ok(None) => {}
                 Ok(Some(server)) => {
                     if let Err(e) = endpoint.set_certificate(&server) {
@@ -472,8 +491,9 @@ fn server_names(config: &Config, api: SocketAddr) -> Vec<String> {
     names
 }
 
-/// `admin.kubeconfig`: made at the first start, made again when the people's port moved or its certificate nears its end.
-fn admin_kubeconfig(data_dir: &Path, ca: &HubCa, api: SocketAddr, now: u64) -> Result<(), Failure> {
+/// `admin.kubeconfig`: made at the first start, made again when the people's port moved or its certificate nears its end. True when it
+/// was made.
+fn admin_kubeconfig(data_dir: &Path, ca: &HubCa, api: SocketAddr, now: u64) -> Result<bool, Failure> {
     let path = data_dir.join("admin.kubeconfig");
     let server = format!("https://{}", dialable(api));
     let made = pki_stamp(&server, now);
@@ -482,7 +502,7 @@ fn admin_kubeconfig(data_dir: &Path, ca: &HubCa, api: SocketAddr, now: u64) -> R
         .ok()
         .filter(|s| path.exists() && still_good(s, &server, now));
     if fresh.is_some() {
-        return Ok(());
+        return Ok(false);
     }
     let wrong = |e: link::pki::PkiError| failed("the administrator's kubeconfig")(&e);
     let client = ca.issue_admin("kurator-admin", now).map_err(wrong)?;
@@ -494,7 +514,8 @@ fn admin_kubeconfig(data_dir: &Path, ca: &HubCa, api: SocketAddr, now: u64) -> R
         client: &client,
     };
     write_kubeconfig(&path, &kubeconfig).map_err(wrong)?;
-    write_atomic(&stamp, made.as_bytes(), 0o600).map_err(wrong)
+    write_atomic(&stamp, made.as_bytes(), 0o600).map_err(wrong)?;
+    Ok(true)
 }
 
 /// When, and for which address, the kubeconfig was made.
@@ -554,6 +575,8 @@ mod tests {
             dir: dir.path().to_owned(),
             names,
             people: Arc::clone(&people),
+            data_dir: dir.path().to_owned(),
+            api: SocketAddr::from(([127, 0, 0, 1], 8443)),
         };
         let first = people.current().cert.clone();
         let day = 24 * 3600 * 1000;
@@ -562,6 +585,38 @@ mod tests {
         let server = keeper.renewed(now + 300 * day).unwrap().unwrap();
         assert_ne!(people.current().cert, first);
         assert_eq!(people.current().cert, server.chain().unwrap());
+    }
+
+    #[test]
+    fn the_administrators_certificate_is_renewed_without_a_restart() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let pki = dir.path().join("pki");
+        std::fs::create_dir(&pki).unwrap();
+        let now = daemon::clock::wall_ms();
+        let ca = Arc::new(HubCa::load_or_create(&pki, now).unwrap());
+        let names = vec!["localhost".to_owned()];
+        let (server, _) = ca.load_or_issue_server(&pki, &names, now).unwrap();
+        let keeper = KeepCertificate {
+            ca,
+            dir: pki,
+            names,
+            people: PeopleCert::new(&server).unwrap(),
+            data_dir: dir.path().to_owned(),
+            api: SocketAddr::from(([127, 0, 0, 1], 8443)),
+        };
+        let day = 24 * 3600 * 1000;
+        let path = dir.path().join("admin.kubeconfig");
+        let read = || std::fs::read_to_string(&path).unwrap();
+        assert!(keeper.renewed_admin(now).unwrap());
+        let first = read();
+        assert!(!keeper.renewed_admin(now + 240 * day).unwrap());
+        assert_eq!(read(), first);
+        assert!(keeper.renewed_admin(now + 250 * day).unwrap());
+        assert_ne!(read(), first);
+        assert!(!keeper.renewed_admin(now + 251 * day).unwrap());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

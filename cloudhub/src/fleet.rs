@@ -1,7 +1,7 @@
 //! The connected gateways: one session each, what it should hold and what it said.
 //!
 //! [`Fleet`] takes connections from the gateways' port and gives each a task ([`session`]). [`registry`] knows who is connected;
-//! [`claims`] decides which of two sessions speaks for a node; [`journal`] is where gateways' records end; [`knock`] calls back those
+//! [`claims`] decides which of two sessions speaks for a node; [`journal`] is where gateways' records end, [`sink`] their way there; [`knock`] calls back those
 //! whose hub was killed.
 
 mod claims;
@@ -10,6 +10,7 @@ mod knock;
 mod outbox;
 mod registry;
 mod session;
+mod sink;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -11,9 +11,11 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use device_models::kinds::JournalStatus;
-use metastore::store::{Commit, Op, Store, StoreError, Tx};
+use metastore::store::{Op, Store, StoreError, Tx};
 use proto::StoredCursor;
 use serde::{Deserialize, Serialize};
+
+use super::sink::Entry;
 
 const CURSORS: &str = "journal-cursors";
 
@@ -105,7 +107,6 @@ pub(crate) fn history(
 /// The journals of one gateway's session.
 #[derive(Debug)]
 pub(crate) struct Journals {
-    store: Store,
     node: Arc<str>,
     instance: u64,
     /// With what is being stored.
@@ -130,7 +131,7 @@ impl Journals {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(crate) fn open(store: Store, node: Arc<str>, instance: u64) -> Result<Self, StoreError> {
+    pub(crate) fn open(store: &Store, node: Arc<str>, instance: u64) -> Result<Self, StoreError> {
         let prefix = cursor_key(&node, "");
         let (mut cursors, mut written) = (BTreeMap::new(), BTreeMap::new());
         for (key, value) in store.kv_scan(CURSORS, &prefix)? {
@@ -148,7 +149,6 @@ impl Journals {
             dropped: c.dropped,
         });
         Ok(Self {
-            store,
             node,
             instance,
             accounts: accounts.collect(),
@@ -205,8 +205,8 @@ impl Journals {
         ]
     }
 
-    /// Takes records in. The commit resolves when they are safe up to the number returned with it; how many were new is third.
-    pub(crate) async fn append(&mut self, stream: &Arc<str>, first: u64, records: Vec<Bytes>) -> (Commit, u64, u64) {
+    /// Takes records in: the transaction that makes those of them safe that are new. The transactions count in the order they are made.
+    pub(crate) fn append(&mut self, stream: &Arc<str>, first: u64, records: Vec<Bytes>) -> Entry {
         let instance = self.instance;
         let mut ops = Vec::with_capacity(records.len() + 1);
         let mut new = 0;
@@ -232,19 +232,30 @@ impl Journals {
         };
         *self.at(stream) = cursor;
         ops.extend(self.put(stream, cursor));
-        (self.store.enqueue(Tx(ops)).await, cursor.cursor, new)
+        Entry {
+            tx: Tx(ops),
+            stream: Arc::clone(stream),
+            cursor: cursor.cursor,
+            records: new,
+            dropped: 0,
+        }
     }
 
     /// Accounts for records that will never come.
-    pub(crate) async fn dropped(&mut self, stream: &Arc<str>, from: u64, to: u64) -> (Commit, u64, u64) {
+    pub(crate) fn dropped(&mut self, stream: &Arc<str>, from: u64, to: u64) -> Entry {
         let cursor = self.at(stream);
         let fresh = from.max(cursor.cursor + 1);
         let lost = if to >= fresh { to - fresh + 1 } else { 0 };
         cursor.dropped += lost;
         cursor.cursor = cursor.cursor.max(to);
         let cursor = *cursor;
-        let ops = self.put(stream, cursor).into();
-        (self.store.enqueue(Tx(ops)).await, cursor.cursor, lost)
+        Entry {
+            tx: Tx(self.put(stream, cursor).into()),
+            stream: Arc::clone(stream),
+            cursor: cursor.cursor,
+            records: 0,
+            dropped: lost,
+        }
     }
 
     fn account(&mut self, stream: &Arc<str>) -> &mut Account {
@@ -292,13 +303,11 @@ mod tests {
         Bytes::from(format!("r{n}"))
     }
 
-    async fn append(j: &mut Journals, first: u64, to: u64) -> (u64, u64) {
-        let (commit, cursor, new) = j
-            .append(&Arc::from("telemetry"), first, (first..=to).map(body).collect())
-            .await;
-        commit.await.unwrap();
-        j.stored(&Arc::from("telemetry"), cursor, 0);
-        (cursor, new)
+    async fn append(store: &Store, j: &mut Journals, first: u64, to: u64) -> (u64, u64) {
+        let entry = j.append(&Arc::from("telemetry"), first, (first..=to).map(body).collect());
+        store.commit(entry.tx).await.unwrap();
+        j.stored(&Arc::from("telemetry"), entry.cursor, 0);
+        (entry.cursor, entry.records)
     }
 
     /// accepted, delivered, dropped, waiting
@@ -314,18 +323,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(StoreOptions::new(dir.path().join("hub.db"))).unwrap();
         let node: Arc<str> = Arc::from("gw-1");
-        let mut j = Journals::open(store.clone(), Arc::clone(&node), 7).unwrap();
-        assert_eq!(append(&mut j, 1, 5).await, (5, 5));
-        assert_eq!(append(&mut j, 3, 8).await, (8, 3));
-        let (commit, cursor, lost) = j.dropped(&Arc::from("telemetry"), 7, 10).await;
+        let mut j = Journals::open(&store, Arc::clone(&node), 7).unwrap();
+        assert_eq!(append(&store, &mut j, 1, 5).await, (5, 5));
+        assert_eq!(append(&store, &mut j, 3, 8).await, (8, 3));
+        let entry = j.dropped(&Arc::from("telemetry"), 7, 10);
+        let (cursor, lost) = (entry.cursor, entry.dropped);
         assert_eq!(balance(&j), [8, 8, 0, 0], "nothing counts before it is stored");
-        commit.await.unwrap();
+        store.commit(entry.tx).await.unwrap();
         assert_eq!((cursor, lost), (10, 2));
         j.stored(&Arc::from("telemetry"), cursor, lost);
         j.accepted(&Arc::from("telemetry"), 14);
         assert_eq!(balance(&j), [14, 8, 2, 4]);
 
-        let mut j = Journals::open(store.clone(), Arc::clone(&node), 7).unwrap();
+        let mut j = Journals::open(&store, Arc::clone(&node), 7).unwrap();
         assert_eq!(
             j.cursors()[0],
             StoredCursor {
@@ -335,7 +345,7 @@ mod tests {
                 dropped: 2
             }
         );
-        assert_eq!(append(&mut j, 9, 12).await, (12, 2));
+        assert_eq!(append(&store, &mut j, 9, 12).await, (12, 2));
         assert_eq!(balance(&j), [12, 10, 2, 0]);
         let read = |from, most| history(&store, "gw-1", "telemetry", from, (most, usize::MAX)).unwrap();
         let (extent, kept) = read(1, 100);
@@ -350,10 +360,10 @@ mod tests {
         assert_eq!((part[1].instance, &part[1].body), (7, &body(11)));
 
         // Another store at the gateway: it begins at 1 again, and nothing of the old is mistaken for it.
-        let mut j = Journals::open(store.clone(), node, 8).unwrap();
-        assert_eq!(append(&mut j, 1, 2).await, (2, 2));
+        let mut j = Journals::open(&store, node, 8).unwrap();
+        assert_eq!(append(&store, &mut j, 1, 2).await, (2, 2));
         assert_eq!(balance(&j), [2, 2, 0, 0]);
-        assert!(Journals::open(store, "gw".into(), 1).unwrap().cursors().is_empty());
+        assert!(Journals::open(&store, "gw".into(), 1).unwrap().cursors().is_empty());
     }
 
     #[tokio::test]
@@ -365,36 +375,36 @@ mod tests {
         };
         let (store, _) = Store::open(options).unwrap();
         let telemetry = Arc::from("telemetry");
-        let mut j = Journals::open(store.clone(), "gw-1".into(), 7).unwrap();
-        assert_eq!(append(&mut j, 1, 2).await, (2, 2));
+        let mut j = Journals::open(&store, "gw-1".into(), 7).unwrap();
+        assert_eq!(append(&store, &mut j, 1, 2).await, (2, 2));
         let large = (0..5).map(|_| Bytes::from(vec![b'x'; 200 * 1024])).collect();
-        let (first, ..) = j.append(&telemetry, 3, large).await;
-        let (second, ..) = j.append(&telemetry, 8, vec![body(8)]).await;
-        let (third, ..) = j.dropped(&telemetry, 9, 9).await;
+        let first = store.submit(j.append(&telemetry, 3, large).tx);
+        let second = store.submit(j.append(&telemetry, 8, vec![body(8)]).tx);
+        let third = store.submit(j.dropped(&telemetry, 9, 9).tx);
         assert!(first.await.is_err(), "it does not fit");
         assert!(
             second.await.is_err() && third.await.is_err(),
             "what is behind waits for it"
         );
         // The gateway comes back and is asked for what is missing.
-        let mut j = Journals::open(store, "gw-1".into(), 7).unwrap();
+        let mut j = Journals::open(&store, "gw-1".into(), 7).unwrap();
         assert_eq!(j.cursors()[0].cursor, 2);
-        assert_eq!(append(&mut j, 3, 4).await, (4, 2));
+        assert_eq!(append(&store, &mut j, 3, 4).await, (4, 2));
     }
 
     #[tokio::test]
     async fn of_two_sessions_that_overlap_one_stores() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(StoreOptions::new(dir.path().join("hub.db"))).unwrap();
-        let open = || Journals::open(store.clone(), "gw-1".into(), 7).unwrap();
+        let open = || Journals::open(&store, "gw-1".into(), 7).unwrap();
         let (mut old, mut new) = (open(), open());
         let records = || (1..=3).map(body).collect::<Vec<_>>();
         let telemetry = Arc::from("telemetry");
-        let (last, ..) = old.append(&telemetry, 1, records()).await;
-        let (again, ..) = new.append(&telemetry, 1, records()).await;
+        let last = store.submit(old.append(&telemetry, 1, records()).tx);
+        let again = store.submit(new.append(&telemetry, 1, records()).tx);
         assert!(last.await.is_ok() && again.await.is_err());
         let mut new = open();
-        assert_eq!(append(&mut new, 1, 4).await, (4, 1));
+        assert_eq!(append(&store, &mut new, 1, 4).await, (4, 1));
         let (_, kept) = history(&store, "gw-1", "telemetry", 1, (100, usize::MAX)).unwrap();
         assert_eq!(kept.iter().map(|k| k.seq).collect::<Vec<_>>(), [1, 2, 3, 4]);
     }

@@ -3,6 +3,7 @@
 //! Nothing here queues without bound: changes coalesce by key, answers are one per batch in flight.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use proto::{CloseReason, Key};
@@ -30,6 +31,7 @@ pub(crate) struct Wanted {
 pub(crate) struct Outbox {
     wanted: Mutex<Wanted>,
     bell: Notify,
+    over: AtomicBool,
 }
 
 impl Outbox {
@@ -71,6 +73,16 @@ impl Outbox {
         self.with(|w| {
             w.close.get_or_insert(reason);
         });
+    }
+
+    /// The session ended: nobody looks here any more.
+    pub(crate) fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it did.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     /// Everything that waits, at once.

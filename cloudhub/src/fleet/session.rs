@@ -9,22 +9,25 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
 use link::driver::{self, Events, SessionEnded, SessionHandle};
 use link::pki::NodeProfile;
 use link::{CloseCode, Connection, Goodbye, Stream, StreamKind};
 use metastore::store::{CommitError, Tx};
 use proto::{Applied, Change, CloseReason, Event, Key, Rotation, Session};
+use tokio::time::Sleep;
 
 use super::Fleet;
 use super::claims::{Verdict, Who};
 use super::journal::Journals;
 use super::outbox::Outbox;
 use super::registry::{Facts, Live};
+use super::sink::{Entry, Sink};
 use crate::enroll::Certificate;
 use crate::upstream::{Batch, Job, Observed, ObservedKey, Refusal, Urgency, observed_key};
 
+/// A gateway that waits for an acknowledgement longer than this hears that the hub is there: it would give up otherwise, and come back to
+/// wait again.
+const ALIVE: Duration = Duration::from_secs(proto::limits::ACK_DEADLINE.as_secs() / 3);
 /// From the end of the handshake until the session's stream is there.
 const STREAM_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -75,6 +78,7 @@ pub(crate) async fn serve(fleet: Arc<Fleet>, connection: Connection) {
     tracing::debug!(%node, epoch, end = %outcome.end, "A session ended.");
     if let Some(live) = live {
         fleet.metrics.sessions_ended.add(1);
+        live.outbox.end();
         fleet.index.unsubscribe(&node, epoch);
         if fleet.registry.leave(&live) && !fleet.drain.is_stopping() {
             fleet.writer.presence(&node);
@@ -125,9 +129,6 @@ struct Run<'a> {
     epoch: u64,
 }
 
-/// A commit that a journal waits for: (stream, cursor, records, dropped).
-type Stored = (Arc<str>, u64, u64, u64);
-
 impl Run<'_> {
     /// The application's side. Returns the session's entry when it was taken in.
     async fn until_end(self, handle: SessionHandle, mut events: Events) -> Option<Arc<Live>> {
@@ -141,6 +142,7 @@ impl Run<'_> {
             live: &live,
             handle: &handle,
             journals,
+            sink: Sink::new(self.fleet.store.clone()),
             batches: VecDeque::new(),
             written: BTreeMap::new(),
             lost: BTreeMap::new(),
@@ -221,7 +223,7 @@ impl Run<'_> {
         };
         let journals = match refused {
             Some(reason) => Err(reason),
-            None => Journals::open(fleet.store.clone(), Arc::clone(&self.node), instance).map_err(|e| {
+            None => Journals::open(&fleet.store, Arc::clone(&self.node), instance).map_err(|e| {
                 tracing::error!(node = %self.node, error = %e, "The journals' cursors cannot be read.");
                 CloseReason::Internal
             }),
@@ -255,6 +257,7 @@ struct Work<'a> {
     live: &'a Arc<Live>,
     handle: &'a SessionHandle,
     journals: Journals,
+    sink: Sink,
     /// Batches handed to the writer, in order.
     batches: VecDeque<u64>,
     /// Of those, the ones that are written but not the first.
@@ -265,13 +268,28 @@ struct Work<'a> {
 
 impl Work<'_> {
     async fn until_end(&mut self, events: &mut Events) -> Result<(), Stop> {
-        let mut commits = FuturesOrdered::new();
         let mut connected = true;
+        let mut alive: Option<Pin<Box<Sleep>>> = None;
         loop {
+            if self.batches.is_empty() && self.sink.is_idle() {
+                alive = None;
+            } else if alive.is_none() {
+                alive = Some(Box::pin(tokio::time::sleep(ALIVE)));
+            }
+            let due = async {
+                match alive.as_mut() {
+                    Some(at) => at.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = self.live.outbox.rung() => self.wanted().await?,
-                Some(stored) = commits.next(), if !commits.is_empty() => self.stored(stored).await?,
+                stored = self.sink.stored(), if !self.sink.is_idle() => self.stored(stored).await?,
+                () = due => {
+                    alive = None;
+                    self.handle.call(|s, now| s.nudge(now)).await?;
+                }
                 event = events.next() => match event {
                     None => return Ok(()),
                     // A newer session speaks for the node; it is asked for these again.
@@ -282,13 +300,13 @@ impl Work<'_> {
                         self.live.set_journals(self.journals.accounts());
                     }
                     Some(Event::Journal { stream, first_seq, records }) => {
-                        let (commit, cursor, new) = self.journals.append(&stream, first_seq, records).await;
-                        commits.push_back(settle(commit, (stream, cursor, new, 0)));
+                        let entry = self.journals.append(&stream, first_seq, records);
+                        self.sink.push(entry).await;
                     }
                     Some(Event::JournalDropped { stream, from, to, reason }) => {
                         tracing::info!(node = %self.live.node, %stream, from, to, ?reason, "A gateway had to drop records.");
-                        let (commit, cursor, lost) = self.journals.dropped(&stream, from, to).await;
-                        commits.push_back(settle(commit, (stream, cursor, 0, lost)));
+                        let entry = self.journals.dropped(&stream, from, to);
+                        self.sink.push(entry).await;
                     }
                     Some(event) => self.event(event).await?,
                 },
@@ -305,6 +323,7 @@ impl Work<'_> {
     async fn wanted(&mut self) -> Result<(), Stop> {
         let wanted = self.live.outbox.take();
         if let Some(reason) = wanted.close {
+            self.sink.abandon();
             self.handle.call(move |s, _| s.close(reason)).await?;
             return Ok(());
         }
@@ -378,8 +397,14 @@ impl Work<'_> {
         owner.is_some_and(|owner| owner == self.live.node)
     }
 
-    async fn stored(&mut self, stored: Result<Stored, CommitError>) -> Result<(), Stop> {
-        let (stream, cursor, records, dropped) = stored.map_err(Stop::Store)?;
+    async fn stored(&mut self, stored: Result<Entry, CommitError>) -> Result<(), Stop> {
+        let Entry {
+            stream,
+            cursor,
+            records,
+            dropped,
+            ..
+        } = stored.map_err(Stop::Store)?;
         let metrics = &self.run.fleet.metrics;
         metrics.journal_records.add(records);
         metrics.journal_dropped.add(dropped);
@@ -514,8 +539,4 @@ impl Work<'_> {
             }
         }
     }
-}
-
-async fn settle(commit: metastore::store::Commit, stored: Stored) -> Result<Stored, CommitError> {
-    commit.await.map(|_| stored)
 }

@@ -14,6 +14,12 @@ pub(crate) trait Merge {
     fn merge(self, newer: Self) -> Self;
 }
 
+/// Who waits for a job.
+pub(crate) trait Waiter {
+    /// There is nobody any more who could be told.
+    fn is_gone(&self) -> bool;
+}
+
 /// How soon a job is wanted. Reports before presence: who is connected may lag in the API, what a device said should not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Urgency {
@@ -52,7 +58,7 @@ pub(crate) struct Queue<J, W> {
     limit: usize,
 }
 
-impl<J: Merge, W> Queue<J, W> {
+impl<J: Merge, W: Waiter> Queue<J, W> {
     /// At most `limit` jobs run at a time.
     pub(crate) fn new(limit: usize) -> Self {
         Self {
@@ -75,6 +81,8 @@ impl<J: Merge, W> Queue<J, W> {
             Some((older, waiters)) => (older.merge(job), waiters),
             None => (job, Vec::new()),
         };
+        // An API that takes nothing for a day sees gateways come and go; those who went are not kept for it.
+        waiters.retain(|waiter| !waiter.is_gone());
         waiters.extend(waiter);
         slot.waiting = Some((job, waiters));
         if !slot.running {
@@ -167,8 +175,24 @@ mod tests {
         }
     }
 
+    impl Waiter for char {
+        fn is_gone(&self) -> bool {
+            *self == 'z'
+        }
+    }
+
     fn key(name: &str) -> Arc<str> {
         Arc::from(name)
+    }
+
+    #[test]
+    fn who_has_gone_does_not_wait() {
+        let mut q = Queue::new(8);
+        for n in 0..1000 {
+            q.submit(&key("a"), Newest(n), Some('z'), Urgency::Now);
+        }
+        q.submit(&key("a"), Newest(1000), Some('x'), Urgency::Now);
+        assert_eq!(q.take().unwrap().waiters, ['x']);
     }
 
     #[test]
@@ -191,7 +215,7 @@ mod tests {
 
     #[test]
     fn limit_holds_and_urgent_jobs_pass() {
-        let mut q = Queue::<_, ()>::new(2);
+        let mut q = Queue::<_, char>::new(2);
         for n in 0..4 {
             q.submit(&key(&format!("low-{n}")), Newest(n), None, Urgency::Soon);
         }
@@ -213,7 +237,7 @@ mod tests {
 
     #[test]
     fn urgency_of_what_waits_behind_a_running_job_is_kept() {
-        let mut q = Queue::<_, ()>::new(8);
+        let mut q = Queue::<_, char>::new(8);
         q.submit(&key("a"), Newest(1), None, Urgency::Soon);
         let t = q.take().unwrap();
         q.submit(&key("a"), Newest(2), None, Urgency::Soon);

@@ -20,7 +20,7 @@ use proto::{Hash, Key};
 use super::index::Index;
 use super::objects::{ApiError, Objects};
 use super::presence::Presences;
-use super::queue::{Merge, Queue, Taken, Urgency};
+use super::queue::{Merge, Queue, Taken, Urgency, Waiter};
 use crate::fleet::Outbox;
 use crate::metrics::Metrics;
 
@@ -144,6 +144,12 @@ impl Batch {
         if open.0 == 0 {
             self.outbox.written(self.number, std::mem::take(&mut open.1));
         }
+    }
+}
+
+impl Waiter for Arc<Batch> {
+    fn is_gone(&self) -> bool {
+        self.outbox.is_over()
     }
 }
 

@@ -19,6 +19,7 @@ use proto::join::JoinRequest;
 use proto::{Applied, EdgeConfig, Event, Inventory, JoinToken, JournalCursor, Rotation, Session, SourceSet};
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 /// What joining leaves on disk.
@@ -273,8 +274,39 @@ async fn work_loop(kept: Arc<Mutex<Kept>>, handle: SessionHandle, mut events: dr
 
 type EchoBody = BoxBody<Bytes, Infallible>;
 
-/// Says what it was asked; `/stream` says it in pieces, the second when the first was read.
-async fn echo(request: Request<Incoming>) -> Result<Response<EchoBody>, Infallible> {
+/// An exec or a port-forward as far as a proxy sees one: after the switch, what comes is said again in capitals until its end, then a
+/// last word.
+fn switch(request: &mut Request<Incoming>, protocol: http::HeaderValue) -> Response<EchoBody> {
+    let upgrading = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrading.await else { return };
+        let (mut reader, mut writer) = tokio::io::split(hyper_util::rt::TokioIo::new(upgraded));
+        let mut piece = vec![0; 8 * 1024];
+        while let Ok(n @ 1..) = reader.read(&mut piece).await {
+            piece[..n].make_ascii_uppercase();
+            if writer.write_all(&piece[..n]).await.is_err() {
+                return;
+            }
+        }
+        writer.write_all(b"bye").await.ok();
+        writer.shutdown().await.ok();
+    });
+    let mut response = Response::new(BoxBody::default());
+    *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+    response
+        .headers_mut()
+        .insert("connection", http::HeaderValue::from_static("Upgrade"));
+    response.headers_mut().insert("upgrade", protocol);
+    response
+}
+
+/// Says what it was asked; `/exec` switches to the protocol that is wished for; `/stream` says it in pieces, the second when the first was read.
+async fn echo(mut request: Request<Incoming>) -> Result<Response<EchoBody>, Infallible> {
+    if request.uri().path() == "/exec"
+        && let Some(protocol) = request.headers().get("upgrade").cloned()
+    {
+        return Ok(switch(&mut request, protocol));
+    }
     let all = |name: &str| -> Vec<String> {
         request
             .headers()

@@ -6,6 +6,9 @@ use http::{Method, Request};
 use http_body_util::BodyExt;
 use serde_json::json;
 
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use crate::gateway::{Gateway, enrol};
 use crate::world::{World, eventually};
 
@@ -56,4 +59,56 @@ async fn a_question_is_answered_by_the_gateway_under_the_callers_name() {
     })
     .await;
     assert_eq!(world.admin.get("/clusters/gw-1/api").await.unwrap_err().0, 503);
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_goes_through_to_the_gateway_both_ways() {
+    let world = World::start().await;
+    let enrolled = enrol(&world.admin.token(json!({})).await, "gw-1").await.unwrap();
+    let gateway = Gateway::online(&enrolled, &Arc::default()).await;
+    let ask = async |path: &str, protocol: &str| {
+        let request = Request::get(path)
+            .header("connection", "Upgrade")
+            .header("upgrade", protocol)
+            .body(kube::client::Body::empty())
+            .unwrap();
+        world.admin.0.send(request).await.unwrap()
+    };
+    for protocol in ["SPDY/3.1", "websocket"] {
+        let answer = ask("/clusters/gw-1/exec?command=sh", protocol).await;
+        assert_eq!(answer.status(), 101);
+        assert_eq!(answer.headers()["upgrade"], protocol);
+        let mut open = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+        // Word by word, as a terminal is used.
+        for word in ["ls", "pwd"] {
+            open.write_all(word.as_bytes()).await.unwrap();
+            open.flush().await.unwrap();
+            let mut heard = vec![0; word.len()];
+            open.read_exact(&mut heard).await.unwrap();
+            assert_eq!(heard, word.to_ascii_uppercase().as_bytes());
+        }
+        // And much at once, more than any buffer on the way, while the other direction is full too.
+        let (mut reader, mut writer) = tokio::io::split(open);
+        let much = vec![b'x'; 4 << 20];
+        let mut heard = Vec::new();
+        let (sent, read) = tokio::join!(
+            async {
+                writer.write_all(&much).await?;
+                writer.shutdown().await
+            },
+            reader.read_to_end(&mut heard),
+        );
+        sent.unwrap();
+        read.unwrap();
+        assert_eq!(heard.len(), much.len() + 3);
+        assert!(heard.starts_with(b"XX") && heard.ends_with(b"Xbye"));
+    }
+    // One that the gateway does not want is an ordinary answer.
+    let answer = ask("/clusters/gw-1/api", "websocket").await;
+    assert_eq!(answer.status(), 200);
+    // One that is open ends with the link.
+    let answer = ask("/clusters/gw-1/exec", "SPDY/3.1").await;
+    let mut open = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+    gateway.leave().await;
+    assert!(matches!(open.read(&mut [0; 8]).await, Ok(0) | Err(_)));
 }

@@ -1,7 +1,7 @@
 //! A full disk refuses, a damaged page is set aside; neither takes the daemon down or a promise back.
 
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use tests::{Hub, Pair, Subscriber, eventually, get, kubectl, kurator, mosquitto_pub, run};
@@ -14,10 +14,10 @@ fn report(property: &str, value: &str) -> String {
 }
 
 /// A small file system of its own, gone when dropped.
-struct SmallDisk(tempfile::TempDir);
+pub(crate) struct SmallDisk(pub(crate) tempfile::TempDir);
 
 impl SmallDisk {
-    async fn new(bytes: u64) -> Self {
+    pub(crate) async fn new(bytes: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let size = format!("size={bytes}");
         let mounted = run(Command::new("mount")
@@ -30,6 +30,16 @@ impl SmallDisk {
             mounted.err
         );
         Self(folder)
+    }
+
+    /// Fills it to the last byte, until the file that is returned is removed.
+    pub(crate) fn fill(&self) -> PathBuf {
+        let path = self.0.path().join("ballast");
+        let mut file = std::fs::File::create(&path).unwrap();
+        let block = vec![7_u8; 64 * 1024];
+        while file.write_all(&block).is_ok() {}
+        while file.write_all(&[7]).is_ok() {}
+        path
     }
 }
 
@@ -57,12 +67,7 @@ async fn a_full_disk_refuses_reports_and_recovers() {
     eventually("the device", async || get(&own, &tests::device("press-01")).await).await;
     mosquitto_pub(edge.mqtt(), UPDATE, &report("cycles", "1")).await.good();
 
-    // Fill it to the last byte.
-    let ballast = disk.0.path().join("ballast");
-    let mut file = std::fs::File::create(&ballast).unwrap();
-    let block = vec![7_u8; 64 * 1024];
-    while file.write_all(&block).is_ok() {}
-    while file.write_all(&[7]).is_ok() {}
+    let ballast = disk.fill();
     // The store may still have room inside its own files: large reports use it up, then one is refused.
     let mut results = Subscriber::start(edge.mqtt(), &format!("{UPDATE}/result"), &[]).await;
     let mut refused = None;
@@ -94,7 +99,6 @@ async fn a_full_disk_refuses_reports_and_recovers() {
     assert!(edge.alive());
     kubectl(&edge.kubeconfig(), &["get", "devices"]).await.good();
 
-    drop(file);
     std::fs::remove_file(&ballast).unwrap();
     eventually("reports to be accepted again", async || {
         let sent = tokio::time::timeout(

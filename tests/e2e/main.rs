@@ -9,6 +9,7 @@ mod conformance;
 mod demo;
 mod disk;
 mod hostile;
+mod hub_disk;
 mod joining;
 mod kills;
 mod spine;

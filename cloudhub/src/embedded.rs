@@ -9,6 +9,7 @@ mod admission;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use daemon::drain::Drain;
 use http::{Request, Response};
@@ -48,6 +49,9 @@ pub(crate) struct SelfRecord {
     pub(crate) starts: u64,
 }
 
+/// Nobody else knows who was enrolled: what is newer than the last good snapshot would have to join again after damage.
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(3600);
+
 /// Opens the store of a hub.
 ///
 /// # Errors
@@ -57,6 +61,7 @@ pub(crate) fn open_store(data_dir: &Path, journal_bytes: u64) -> Result<(Store, 
     let options = StoreOptions {
         seal_key: Some(seal_key),
         snapshot_dir: Some(data_dir.join("snapshots")),
+        snapshot_every: SNAPSHOT_EVERY,
         journal_default: JournalBound {
             max_bytes: journal_bytes,
             max_age_ms: None,

@@ -13,6 +13,8 @@ pub fn init(filter: &str) -> Result<(), tracing_subscriber::filter::ParseError> 
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_span_events(FmtSpan::NONE)
+        // What cannot be written to a full disk would be told on the same one, with a panic when that fails too.
+        .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .try_init();
     if let Err(e) = installed {

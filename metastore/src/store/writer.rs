@@ -46,7 +46,7 @@ const WAL_PAGES: i32 = 1000;
 /// Free pages given back to the file system at a time.
 const VACUUM_PAGES: i64 = 256;
 /// The first snapshot of a file that has none comes this soon after the first change.
-const FIRST_SNAPSHOT: Duration = Duration::from_secs(600);
+const FIRST_SNAPSHOT: Duration = Duration::from_secs(60);
 
 pub(super) struct Writer {
     shared: Arc<Shared>,

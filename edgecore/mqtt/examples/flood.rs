@@ -18,7 +18,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use mqtt::{Accept, Broker, BrokerConfig, ClientInfo, LocalHandler, MemoryPersist, Publish, Reject};
+use mqtt::{Accept, Broker, BrokerConfig, ClientInfo, LocalHandler, LocalPublish, MemoryPersist, Reject};
 use tokio::time::Instant;
 
 struct Sink {
@@ -28,7 +28,11 @@ struct Sink {
 }
 
 impl LocalHandler for Sink {
-    fn publish(&self, _: &Arc<ClientInfo>, batch: Vec<Publish>) -> BoxFuture<'static, Vec<Result<Accept, Reject>>> {
+    fn publish(
+        &self,
+        _: &Arc<ClientInfo>,
+        batch: Vec<LocalPublish>,
+    ) -> BoxFuture<'static, Vec<Result<Accept, Reject>>> {
         self.messages.fetch_add(batch.len() as u64, Ordering::Relaxed);
         self.batches.fetch_add(1, Ordering::Relaxed);
         let (answers, commit) = (vec![Ok(Accept); batch.len()], self.commit);

@@ -61,6 +61,15 @@ pub enum Reject {
     Unavailable,
 }
 
+/// A message for the handler, with what tells it from another one with the same words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalPublish {
+    /// The message; `dup` says that the client has sent it before.
+    pub message: Publish,
+    /// The client's number for it, 0 at QoS 0. The client uses it again once the message is acknowledged.
+    pub packet_id: u16,
+}
+
 /// Takes the messages on the configured prefixes, and hears of clients coming and going.
 ///
 /// The hooks run on the connection's task: they must return at once.
@@ -72,9 +81,19 @@ pub trait LocalHandler: Send + Sync + 'static {
     /// end: it is dropped when the client goes.
     ///
     /// A message sent again after a lost acknowledgement comes here again, at QoS 2 too when the crash was between the
-    /// handler's commit and the broker's: make the effect idempotent.
-    fn publish(&self, client: &Arc<ClientInfo>, batch: Vec<Publish>)
-    -> BoxFuture<'static, Vec<Result<Accept, Reject>>>;
+    /// handler's commit and the broker's: recognise it by client, packet id and content.
+    fn publish(
+        &self,
+        client: &Arc<ClientInfo>,
+        batch: Vec<LocalPublish>,
+    ) -> BoxFuture<'static, Vec<Result<Accept, Reject>>>;
+
+    /// The client ended the exchange of these QoS 2 messages (PUBREL), whether the broker knows of them or not: what comes with
+    /// one of these packet ids from now on is another message. Its place in the order is that of the call. PUBCOMP is sent when
+    /// the future resolves to `true`; at `false` the connection ends as with [`Reject::Unavailable`] and PUBREL comes again.
+    fn released(&self, _client: &Arc<ClientInfo>, _packet_ids: &[u16]) -> BoxFuture<'static, bool> {
+        Box::pin(std::future::ready(true))
+    }
 
     /// A client connected. `resumed` are the filters of the session it found; empty for a new session.
     fn on_connect(&self, _client: &Arc<ClientInfo>, _resumed: &[Arc<str>]) {}
@@ -91,7 +110,11 @@ pub trait LocalHandler: Send + Sync + 'static {
 pub struct NoLocalTopics;
 
 impl LocalHandler for NoLocalTopics {
-    fn publish(&self, _: &Arc<ClientInfo>, batch: Vec<Publish>) -> BoxFuture<'static, Vec<Result<Accept, Reject>>> {
+    fn publish(
+        &self,
+        _: &Arc<ClientInfo>,
+        batch: Vec<LocalPublish>,
+    ) -> BoxFuture<'static, Vec<Result<Accept, Reject>>> {
         Box::pin(std::future::ready(vec![Err(Reject::TopicInvalid); batch.len()]))
     }
 }

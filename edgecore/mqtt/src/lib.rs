@@ -53,7 +53,9 @@ pub use self::{
     broker::{Broker, BrokerHandle, PublishError, Published, StartError},
     config::{BrokerConfig, Limits},
     core::Drops,
-    hooks::{Accept, Access, ClientInfo, Denied, Identity, LocalHandler, LoginRequest, NoLocalTopics, Reject},
+    hooks::{
+        Accept, Access, ClientInfo, Denied, Identity, LocalHandler, LocalPublish, LoginRequest, NoLocalTopics, Reject,
+    },
     packet::{Properties, Protocol, Publish, QoS, RetainHandling, SubscriptionOptions},
     persist::{Change, KvOp, MemoryPersist, Persist, PersistError, Queued, SessionState, State},
     stats::Stats,

@@ -180,6 +180,43 @@ async fn qos2_is_taken_once_over_reconnect_and_restart() {
     assert_eq!(bench.local.count(), 1);
 }
 
+/// What the handler needs to tell a message sent again from a new one.
+#[tokio::test(start_paused = true)]
+async fn the_handler_is_told_where_a_message_comes_from() {
+    let bench = Bench::start().await;
+    let (mut client, _) = bench.lasting("c").await;
+    let packets = [
+        publish4(0, 0, "$hw/a", "x"),
+        publish4(2, 7, "$hw/a", "x"),
+        publish4(10, 8, "$hw/a", "x"),
+        publish4(12, 9, "$hw/a", "x"),
+    ];
+    client.send(&packets.concat()).await;
+    for (kind, pid) in [(PUBACK, 7), (PUBACK, 8), (PUBREC, 9)] {
+        assert_eq!(client.packet().await, ack(kind, pid));
+    }
+    let origins = [(0, 0, false), (7, 1, false), (8, 1, true), (9, 2, true)];
+    assert_eq!(*bench.local.origins.lock().unwrap(), origins);
+
+    // It hears of PUBREL, also of one that the broker does not know, and PUBCOMP waits for it.
+    bench.local.gate.send_replace(false);
+    client.send(&[ack(PUBREL, 9), ack(PUBREL, 77)].concat()).await;
+    client.silent().await;
+    assert_eq!(*bench.local.released.lock().unwrap(), [9, 77]);
+    bench.local.gate.send_replace(true);
+    assert_eq!(client.packet().await, ack(PUBCOMP, 9));
+    assert_eq!(client.packet().await, ack(PUBCOMP, 77));
+
+    // What it cannot make durable is not answered: the client asks again.
+    bench.local.releases.store(false, std::sync::atomic::Ordering::SeqCst);
+    client.send(&ack(PUBREL, 9)).await;
+    assert_eq!(client.next().await, None);
+    bench.local.releases.store(true, std::sync::atomic::Ordering::SeqCst);
+    let (mut client, _) = bench.lasting("c").await;
+    client.send(&ack(PUBREL, 9)).await;
+    assert_eq!(client.packet().await, ack(PUBCOMP, 9));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_waits_for_the_absent_survives_a_restart() {
     let bench = Bench::start().await;

@@ -3,13 +3,16 @@
 use std::{
     collections::VecDeque,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use futures_util::future::BoxFuture;
 use mqtt::{
-    Accept, Broker, BrokerConfig, BrokerHandle, ClientInfo, LocalHandler, MemoryPersist, Persist, Publish, Reject,
+    Accept, Broker, BrokerConfig, BrokerHandle, ClientInfo, LocalHandler, LocalPublish, MemoryPersist, Persist, Reject,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream},
@@ -28,6 +31,11 @@ pub(crate) struct Recorder {
     pub(crate) verdicts: Mutex<Vec<(String, Verdict)>>,
     pub(crate) gate: watch::Sender<bool>,
     pub(crate) panic_on: Mutex<Option<String>>,
+    /// (packet id, QoS, DUP) of each message, and what was released.
+    pub(crate) origins: Mutex<Vec<(u16, u8, bool)>>,
+    pub(crate) released: Mutex<Vec<u16>>,
+    /// Releases are durable.
+    pub(crate) releases: AtomicBool,
 }
 
 impl Default for Recorder {
@@ -38,6 +46,9 @@ impl Default for Recorder {
             verdicts: Mutex::default(),
             gate: watch::channel(true).0,
             panic_on: Mutex::default(),
+            origins: Mutex::default(),
+            released: Mutex::default(),
+            releases: AtomicBool::new(true),
         }
     }
 }
@@ -59,14 +70,20 @@ impl Recorder {
 }
 
 impl LocalHandler for Recorder {
-    fn publish(&self, client: &Arc<ClientInfo>, batch: Vec<Publish>) -> BoxFuture<'static, Vec<Verdict>> {
+    fn publish(&self, client: &Arc<ClientInfo>, batch: Vec<LocalPublish>) -> BoxFuture<'static, Vec<Verdict>> {
         self.batches.lock().unwrap().push(batch.len());
         let mut answers = Vec::new();
-        for publish in &batch {
+        for LocalPublish {
+            message: publish,
+            packet_id,
+        } in &batch
+        {
             if self.panic_on.lock().unwrap().as_deref() == Some(&*publish.topic) {
                 panic!("asked to");
             }
             let body = String::from_utf8_lossy(&publish.payload);
+            let origin = (*packet_id, publish.qos as u8, publish.dup);
+            self.origins.lock().unwrap().push(origin);
             self.log
                 .lock()
                 .unwrap()
@@ -81,6 +98,16 @@ impl LocalHandler for Recorder {
         Box::pin(async move {
             gate.wait_for(|open| *open).await.unwrap();
             answers
+        })
+    }
+
+    fn released(&self, _: &Arc<ClientInfo>, packet_ids: &[u16]) -> BoxFuture<'static, bool> {
+        self.released.lock().unwrap().extend(packet_ids);
+        let durable = self.releases.load(Ordering::SeqCst);
+        let mut gate = self.gate.subscribe();
+        Box::pin(async move {
+            gate.wait_for(|open| *open).await.unwrap();
+            durable
         })
     }
 

@@ -11,7 +11,7 @@ use super::{Driver, End, Reply, Step, TOPIC_ALIASES};
 use crate::{
     codec::DecodeError,
     core::{Gone, Handle},
-    hooks::{Accept, Reject},
+    hooks::{Accept, LocalPublish, Reject},
     hub::{Hub, Settled, durable},
     link::Kick,
     packet::{AckKind, Incoming, Publish, QoS, Reason, SubscribeCode, SubscriptionOptions},
@@ -212,8 +212,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 }
                 core.route(now, Some(handle.session), &publish, fx);
                 if is_local(&publish.topic) {
-                    local.push(publish);
                     place(Fate::Local);
+                    local.push(LocalPublish {
+                        message: publish,
+                        packet_id: pid,
+                    });
                 } else {
                     if qos == QoS::ExactlyOnce {
                         // In the same commit as what it was routed to.
@@ -264,6 +267,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         let handle = self.presence.handle;
         let mut replies = Vec::new();
+        let mut released = Vec::new();
         let (done, settled) = self.hub.step(|core, _, fx| {
             for ack in acks {
                 match ack {
@@ -276,6 +280,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     }
                     ClientAck::Release(pid) => {
                         let known = core.release_qos2(handle, pid, fx)?;
+                        released.push(pid);
                         replies.push(Reply::Ack(AckKind::Comp, pid, known_or_not(known)));
                     }
                 }
@@ -286,13 +291,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         // A commit without a reply is of entries that are done with: nobody waits for it, and should it fail they are
         // delivered once more after a restart.
         if !replies.is_empty() {
-            self.reply_when_durable(
-                settled,
-                Step {
-                    replies,
-                    ..Step::default()
-                },
-            );
+            let step = Step {
+                replies,
+                ..Step::default()
+            };
+            if released.is_empty() {
+                self.reply_when_durable(settled, step);
+            } else {
+                let forgotten = self.hub.local.released(&self.presence.client, &released);
+                self.reply_when(async move { forgotten.await & durable(settled).await }, step);
+            }
         }
         Ok(())
     }
@@ -341,8 +349,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Puts the step in line; it says its replies if the commit succeeds.
     fn reply_when_durable(&mut self, settled: Option<Settled>, step: Step) {
+        self.reply_when(durable(settled), step);
+    }
+
+    fn reply_when(&mut self, durable: impl Future<Output = bool> + Send + 'static, step: Step) {
         self.pipeline.push_back(Box::pin(async move {
-            match durable(settled).await {
+            match durable.await {
                 true => step,
                 false => Step {
                     replies: vec![],

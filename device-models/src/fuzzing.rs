@@ -35,6 +35,7 @@ pub fn twin_payload(data: &[u8]) {
     for answer in [
         outcome.result(&update.event_id),
         outcome.document(&update.event_id),
+        twin.repeated(1, &update.event_id, &update.entries),
         twin.get(1, ""),
     ] {
         serde_json::from_slice::<Value>(&answer).expect("answers are JSON");

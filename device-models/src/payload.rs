@@ -24,6 +24,9 @@ pub const MAX_EVENT_ID: usize = 256;
 pub struct TwinUpdate<'a> {
     /// The client's name for the request, echoed in the answers; may be empty.
     pub event_id: Cow<'a, str>,
+    /// The request has a name of its own, or says when it, or each of its values, was made: one that reads the same is this one
+    /// sent again.
+    pub identified: bool,
     /// The properties, each once.
     pub entries: Vec<(Cow<'a, str>, Entry<'a>)>,
 }
@@ -73,6 +76,8 @@ impl<'a> Entry<'a> {
 pub struct StateUpdate<'a> {
     /// The client's name for the request; may be empty.
     pub event_id: Cow<'a, str>,
+    /// As in [`TwinUpdate`].
+    pub identified: bool,
     /// The state of the device.
     pub state: Cow<'a, str>,
 }

@@ -12,6 +12,7 @@ mod report;
 mod status;
 mod wire_type;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ pub use report::{Author, ReportError};
 use wire_type::WireType;
 
 use crate::desired::{Policies, desired_registers};
-use crate::payload::{self, TwinEntry, TwinValue};
+use crate::payload::{self, Entry, TwinEntry, TwinValue};
 use crate::register::Register;
 use crate::rfc3339;
 use crate::values::{Rules, same_value};
@@ -330,6 +331,28 @@ impl Twin {
             .filter_map(|property| Some((&*property.name, property.entry()?)))
             .collect();
         payload::twin_get_result(event_id, now_ms, &twin)
+    }
+
+    /// The `twin/update/result` message for a request that was applied before: what it set, as that is now.
+    pub fn repeated(&self, now_ms: u64, event_id: &str, entries: &[(Cow<'_, str>, Entry<'_>)]) -> Vec<u8> {
+        let mut twin: Vec<_> = entries
+            .iter()
+            .map(|(name, asked)| {
+                let (set_expected, set_actual) = match asked {
+                    Entry::Delete => (false, false),
+                    Entry::Set { expected, actual, .. } => (expected.is_some(), actual.is_some()),
+                };
+                let now = self.find(name).ok().map(|at| &self.properties[at]);
+                let shown = now.and_then(|now| {
+                    let expected = now.expected.as_deref().filter(|_| set_expected);
+                    let actual = now.actual.as_deref().filter(|_| set_actual);
+                    entry(expected, actual, now.value_type)
+                });
+                (&**name, shown)
+            })
+            .collect();
+        twin.sort_by_key(|(name, _)| *name);
+        payload::twin_update_result(event_id, now_ms, &twin)
     }
 
     /// Sets the state of the device: one of [`STATES`].

@@ -15,6 +15,7 @@ pub fn parse_twin_update(payload: &[u8]) -> Result<TwinUpdate<'_>, BadRequest> {
     let mut request = read("twin/update", payload)?;
     match request.twin.take() {
         Some(entries) if !entries.is_empty() => Ok(TwinUpdate {
+            identified: request.identified() || request.timed_values,
             event_id: request.event_id(),
             entries,
         }),
@@ -33,6 +34,7 @@ pub fn parse_state_update(payload: &[u8]) -> Result<StateUpdate<'_>, BadRequest>
     let mut request = read("state/update", payload)?;
     match request.state.take() {
         Some(state) => Ok(StateUpdate {
+            identified: request.identified(),
             event_id: request.event_id(),
             state,
         }),
@@ -68,13 +70,21 @@ type Entries<'a> = Vec<(Cow<'a, str>, Entry<'a>)>;
 #[derive(Default)]
 struct Body<'a> {
     event_id: Option<Cow<'a, str>>,
+    /// It says when it was made.
+    timed: bool,
     twin: Option<Entries<'a>>,
+    /// Each value of `twin` says when it was made.
+    timed_values: bool,
     state: Option<Cow<'a, str>>,
 }
 
 impl<'a> Body<'a> {
     fn event_id(&mut self) -> Cow<'a, str> {
         self.event_id.take().unwrap_or_default()
+    }
+
+    fn identified(&self) -> bool {
+        self.timed || self.event_id.as_ref().is_some_and(|id| !id.is_empty())
     }
 
     fn refuse(mut self, reason: impl Into<String>) -> BadRequest {
@@ -125,7 +135,9 @@ impl<'de> Visitor<'de> for BodySeed<'_, 'de> {
                     if body.twin.is_some() {
                         return Err(de::Error::duplicate_field("twin"));
                     }
-                    body.twin = map.next_value::<Option<Twin<'de>>>()?.map(|twin| twin.0);
+                    if let Some(Twin { entries, timed }) = map.next_value()? {
+                        (body.twin, body.timed_values) = (Some(entries), timed);
+                    }
                 }
                 "state" => {
                     if body.state.is_some() {
@@ -133,6 +145,7 @@ impl<'de> Visitor<'de> for BodySeed<'_, 'de> {
                     }
                     body.state = map.next_value::<Option<Text<'de>>>()?.map(|text| text.0);
                 }
+                "timestamp" => body.timed = map.next_value::<Moment>()?.0,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -142,7 +155,11 @@ impl<'de> Visitor<'de> for BodySeed<'_, 'de> {
     }
 }
 
-struct Twin<'a>(Entries<'a>);
+struct Twin<'a> {
+    entries: Entries<'a>,
+    /// Each of them says when it was made.
+    timed: bool,
+}
 
 impl<'de> Deserialize<'de> for Twin<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -157,6 +174,7 @@ impl<'de> Deserialize<'de> for Twin<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut entries: Entries<'de> = Vec::new();
+                let mut timed = true;
                 let mut names = BTreeSet::new();
                 while let Some(Text(name)) = map.next_key()? {
                     if name.len() > MAX_PROPERTY_NAME {
@@ -185,9 +203,10 @@ impl<'de> Deserialize<'de> for Twin<'de> {
                     let entry = map
                         .next_value::<Option<RawEntry<'de>>>()
                         .map_err(|error| de::Error::custom(format_args!("property {name}: {error}")))?;
+                    timed &= entry.as_ref().is_some_and(RawEntry::timed);
                     entries.push((name, entry.map_or(Entry::Delete, RawEntry::entry)));
                 }
-                Ok(Twin(entries))
+                Ok(Twin { entries, timed })
             }
         }
 
@@ -195,7 +214,8 @@ impl<'de> Deserialize<'de> for Twin<'de> {
     }
 }
 
-/// A property as it stands in the message. Versions and the client's times are ignored, as KubeEdge does.
+/// A property as it stands in the message. Versions are ignored, as KubeEdge does; of the client's times it counts only that they
+/// are there.
 #[derive(Deserialize)]
 struct RawEntry<'a> {
     #[serde(borrow, default)]
@@ -210,6 +230,8 @@ struct RawEntry<'a> {
 struct RawValue<'a> {
     #[serde(borrow, default)]
     value: Option<Text<'a>>,
+    #[serde(default)]
+    metadata: Times,
 }
 
 #[derive(Deserialize)]
@@ -219,6 +241,17 @@ struct RawType<'a> {
 }
 
 impl<'a> RawEntry<'a> {
+    /// Every value in it says when it was made, and there is one.
+    fn timed(&self) -> bool {
+        let values = [&self.expected, &self.actual];
+        let mut values = values
+            .into_iter()
+            .flatten()
+            .filter(|raw| raw.value.is_some())
+            .peekable();
+        values.peek().is_some() && values.all(|raw| raw.metadata.0)
+    }
+
     fn entry(self) -> Entry<'a> {
         let value_type = self
             .metadata
@@ -266,5 +299,78 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
         }
 
         deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+/// Whether there is a time: a number or a text that says something. Anything else in its place is none.
+struct Moment(bool);
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TimeVisitor { inside: false }).map(Self)
+    }
+}
+
+/// Whether an object has a `timestamp` that is one. Anything else in its place has none.
+#[derive(Default)]
+struct Times(bool);
+
+impl<'de> Deserialize<'de> for Times {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TimeVisitor { inside: true }).map(Self)
+    }
+}
+
+/// Takes any JSON. `inside`: the time is the member `timestamp` of an object.
+struct TimeVisitor {
+    inside: bool,
+}
+
+impl<'de> Visitor<'de> for TimeVisitor {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<bool, E> {
+        Ok(!self.inside && number != 0)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<bool, E> {
+        Ok(!self.inside && number != 0)
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<bool, E> {
+        Ok(!self.inside && number != 0.0)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<bool, E> {
+        Ok(!self.inside && !text.is_empty())
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<bool, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(false)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<bool, A::Error> {
+        let mut found = false;
+        while let Some(name) = members.next_key::<Text<'de>>()? {
+            if self.inside && &*name.0 == "timestamp" {
+                found = members.next_value::<Moment>()?.0;
+            } else {
+                members.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
     }
 }

@@ -31,6 +31,7 @@ fn a_full_request() {
         update,
         TwinUpdate {
             event_id: "e1".into(),
+            identified: true,
             entries
         }
     );
@@ -119,6 +120,7 @@ fn the_other_requests() {
         update,
         StateUpdate {
             event_id: "s1".into(),
+            identified: true,
             state: "online".into()
         }
     );
@@ -127,6 +129,70 @@ fn the_other_requests() {
         (&*error.event_id, &*error.reason),
         ("s1", "state/update: \"state\" is missing")
     );
+}
+
+#[test]
+fn what_tells_a_request_from_another_one() {
+    let table = [
+        (r#"{"event_id":"e","twin":{"p":null}}"#, true),
+        (r#"{"event_id":"","twin":{"p":null}}"#, false),
+        (r#"{"event_id":null,"timestamp":null,"twin":{"p":null}}"#, false),
+        (r#"{"timestamp":1690000000000,"twin":{"p":null}}"#, true),
+        (r#"{"twin":{"p":null},"timestamp":-1.5}"#, true),
+        (r#"{"timestamp":"2026-01-01T00:00:00Z","twin":{"p":null}}"#, true),
+        // A clock that does not run says nothing.
+        (r#"{"timestamp":0,"twin":{"p":null}}"#, false),
+        (r#"{"timestamp":"","twin":{"p":null}}"#, false),
+        (r#"{"timestamp":[1],"twin":{"p":null}}"#, false),
+        (r#"{"timestamp":{"timestamp":1},"twin":{"p":null}}"#, false),
+        (r#"{"timestamp":true,"twin":{"p":null}}"#, false),
+        (r#"{"twin":{"p":{"actual":{"value":"1"}}}}"#, false),
+        (
+            r#"{"twin":{"p":{"actual":{"value":"1","metadata":{"timestamp":5}}}}}"#,
+            true,
+        ),
+        (
+            r#"{"twin":{"p":{"actual":{"metadata":{"x":[],"timestamp":5},"value":"1"}}}}"#,
+            true,
+        ),
+        (
+            r#"{"twin":{"p":{"actual":{"value":"1","metadata":{"timestamp":0}}}}}"#,
+            false,
+        ),
+        (r#"{"twin":{"p":{"actual":{"value":"1","metadata":5}}}}"#, false),
+        (
+            r#"{"twin":{"p":{"actual":{"value":"1","metadata":[{"timestamp":5}]}}}}"#,
+            false,
+        ),
+        // All of them, or it is not the request's.
+        (
+            r#"{"twin":{"p":{"actual":{"value":"1","metadata":{"timestamp":5}}},"q":{"actual":{"value":"1"}}}}"#,
+            false,
+        ),
+        (
+            r#"{"twin":{"p":{"actual":{"value":"1","metadata":{"timestamp":5}},"expected":{"value":"1"}}}}"#,
+            false,
+        ),
+        (
+            r#"{"twin":{"p":{"actual":{"value":"1","metadata":{"timestamp":5}}},"q":null}}"#,
+            false,
+        ),
+    ];
+    for (payload, identified) in table {
+        let update = parse_twin_update(payload.as_bytes()).expect(payload);
+        assert_eq!(update.identified, identified, "{payload}");
+    }
+    for (payload, identified) in [
+        (r#"{"event_id":"e","state":"ok"}"#, true),
+        (r#"{"timestamp":3,"state":"ok"}"#, true),
+        (r#"{"state":"ok"}"#, false),
+    ] {
+        assert_eq!(
+            parse_state_update(payload.as_bytes()).unwrap().identified,
+            identified,
+            "{payload}"
+        );
+    }
 }
 
 /// What KubeEdge was seen to write, byte for byte.

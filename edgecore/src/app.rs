@@ -36,6 +36,8 @@ use crate::uplink::{RotationNotBefore, Uplink};
 
 /// How long the parts of the agent may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a store that ends may take to say so after those who use it have noticed.
+const STORE_LAST_WORD: Duration = Duration::from_secs(1);
 /// Changes kept in memory for watchers. A gateway has few watchers and they are quick.
 const RING: (usize, usize) = (1024, 512 * 1024);
 /// Revisions kept in the change log: minutes of reports at full speed, days of a quiet gateway.
@@ -76,6 +78,9 @@ pub enum AgentError {
     /// The broker.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// A part that must not end did.
+    #[error("{0} ended; the agent has to be started again")]
+    Ended(&'static str),
     /// `nodeName` and the node certificate disagree, or there is no usable name.
     #[error("{0}")]
     Identity(String),
@@ -98,6 +103,7 @@ pub struct Agent {
     addresses: Addresses,
     store: Store,
     store_path: PathBuf,
+    twins: Twins,
     bus: Bus,
     ready: Ready,
     metrics: Arc<Metrics>,
@@ -177,6 +183,7 @@ impl Agent {
         };
         // Before anybody can ask.
         let block = ready.block("api");
+        drop(outer.spawn(watch_twins(twins.clone(), ready.clone(), outer.clone())));
         let page = Arc::clone(&metrics);
         drop(probes.spawn(daemon::health::serve(
             health,
@@ -202,7 +209,7 @@ impl Agent {
             report_cycle: config.report_cycle(),
             store: store.clone(),
             stamps,
-            twins,
+            twins: twins.clone(),
             metrics: Arc::clone(&metrics),
             api: api_out.clone(),
             rotation: RotationNotBefore::default(),
@@ -219,6 +226,7 @@ impl Agent {
             addresses,
             store,
             store_path: store_path(config),
+            twins,
             bus,
             ready,
             metrics,
@@ -260,21 +268,24 @@ impl Agent {
         self.metrics.render()
     }
 
-    /// Runs until told to stop, or until the store ends by itself; stopped when this returns.
+    /// Runs until told to stop, or until the store or the twin service ends by itself; stopped when this returns.
     ///
     /// # Errors
-    /// When the store turned out damaged: start again, it is then set aside.
+    /// When the store turned out damaged: start again, it is then set aside. When devices are not answered any more.
     pub async fn until(self, stop: &CancellationToken) -> Result<(), AgentError> {
-        let ended = tokio::select! {
-            () = stop.cancelled() => None,
-            ended = self.store.ended() => Some(ended),
-        };
         let path = self.store_path.clone();
+        let ended = tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            source = self.store.ended() => Some(AgentError::Store { path, source }),
+            () = self.twins.ended() => {
+                // Perhaps because the store did: then that is the reason to tell.
+                let ended = tokio::time::timeout(STORE_LAST_WORD, self.store.ended()).await;
+                Some(ended.map_or(AgentError::Ended("the twin service"), |source| AgentError::Store { path, source }))
+            }
+        };
         self.stop().await;
-        match ended {
-            None => Ok(()),
-            Some(source) => Err(AgentError::Store { path, source }),
-        }
+        ended.map_or(Ok(()), Err)
     }
 
     /// Stops in order. What was received from devices is acknowledged or left to be sent again.
@@ -301,6 +312,18 @@ async fn tell_end(store: Store, ready: Ready, probes: Drain) {
     }
     let _store = ready.block("store");
     probes.stopping().await;
+}
+
+/// An agent that does not answer its devices is not ready.
+async fn watch_twins(twins: Twins, ready: Ready, drain: Drain) {
+    tokio::select! {
+        biased;
+        () = drain.stopping() => return,
+        () = twins.ended() => {}
+    }
+    tracing::error!("The twin service has ended.");
+    let _block = ready.block("twins");
+    drain.stopping().await;
 }
 
 /// Brings the local API up and serves it.

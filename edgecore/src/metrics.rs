@@ -46,6 +46,8 @@ macro_rules! metrics {
 metrics! {
     /// Reports whose values were committed.
     reports_accepted: "counter" "kurator_edge_reports_accepted_total",
+    /// Requests that were sent again although they had been committed: answered, not applied again.
+    requests_repeated: "counter" "kurator_edge_requests_repeated_total",
     /// Requests refused for what they said (400, 404).
     requests_rejected: "counter" "kurator_edge_requests_rejected_total",
     /// Requests refused because the store could not take them (500, 507).

@@ -11,16 +11,23 @@
 //! - When a commit fails, everything under way is awaited, the twins concerned are read again from the store, and the requests are
 //!   answered with an error and not acknowledged.
 //! - A request that sets a desired value is committed alone, against the revision of the Device it was made from.
+//! - A request that was committed and is sent again because its acknowledgement was lost is answered and not applied again
+//!   (`taken`), as far as it can be told from another one that reads the same.
+//! - What cannot be read again is tried again: requests wait or are refused meanwhile. Only the store's end ends the task.
 //!
 //! Called by `bus`; it never knows what a client or a broker is.
 
 mod batch;
 mod requests;
+mod reread;
 mod table;
+mod taken;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -31,6 +38,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::metrics::Metrics;
 use crate::stamps::Stamps;
+pub(crate) use taken::{Origin, Sender};
 
 /// The journal of reports for the hub.
 pub(crate) const TELEMETRY: &str = "telemetry";
@@ -49,6 +57,8 @@ pub(crate) struct Asked {
     pub(crate) payload: Bytes,
     /// Who, for people.
     pub(crate) by: Arc<str>,
+    /// What tells it from others; `None` at QoS 0, where nothing is sent again.
+    pub(crate) origin: Option<Origin>,
 }
 
 /// Why a message was not taken.
@@ -80,6 +90,10 @@ pub(crate) struct Twins {
     waiting_bytes: Arc<AtomicUsize>,
     outlet: Arc<OnceLock<Box<dyn Outlet>>>,
     telemetry: watch::Receiver<u64>,
+    /// There may be packet ids to release.
+    releasable: Arc<AtomicBool>,
+    /// Closed when the task has ended.
+    alive: watch::Receiver<()>,
 }
 
 /// What reaches the task.
@@ -88,10 +102,30 @@ enum Command {
     Subscribed(Arc<[Arc<str>]>),
 }
 
-/// One message and who waits for its verdict.
+/// Where a verdict goes.
+type Verdict = oneshot::Sender<Result<(), Refused>>;
+
+/// What is wanted and who waits for its verdict.
 struct Request {
-    asked: Asked,
-    verdict: oneshot::Sender<Result<(), Refused>>,
+    what: What,
+    verdict: Verdict,
+}
+
+/// What is wanted.
+enum What {
+    Message(Asked),
+    /// A client is done with these packet ids of QoS 2.
+    Release(Sender, Box<[u16]>),
+}
+
+impl Request {
+    /// Bytes that wait with it.
+    fn bytes(&self) -> usize {
+        match &self.what {
+            What::Message(asked) => asked.payload.len(),
+            What::Release(_, packet_ids) => 2 * packet_ids.len(),
+        }
+    }
 }
 
 impl fmt::Debug for Twins {
@@ -126,13 +160,20 @@ impl Twins {
             outlet: Arc::clone(&outlet),
             telemetry: telemetry_in,
         })?;
-        let stop = drain.clone();
-        drop(drain.spawn(task.run(stop)));
+        let (releasable, stop) = (task.releasable(), drain.clone());
+        let (living, alive) = watch::channel(());
+        drop(drain.spawn(async move {
+            // Dropped with the task, also when it panics.
+            let _living = living;
+            task.run(stop).await;
+        }));
         Ok(Self {
             inbox,
             waiting_bytes,
             outlet,
             telemetry,
+            releasable,
+            alive,
         })
     }
 
@@ -145,18 +186,31 @@ impl Twins {
 
     /// Hands messages over. The order of the calls is the order of the requests; the future only waits.
     pub(crate) fn ask(&self, asked: Vec<Asked>) -> Verdicts {
-        let count = asked.len();
-        let bytes: usize = asked.iter().map(|asked| asked.payload.len()).sum();
-        let refused = || -> Verdicts { Box::pin(std::future::ready(vec![Err(Refused::NotStored); count])) };
-        if self.waiting_bytes.load(Ordering::Relaxed).saturating_add(bytes) > INBOX_BYTES {
-            return refused();
+        self.request(asked.into_iter().map(What::Message).collect())
+    }
+
+    /// A client is done with these packet ids of QoS 2. Resolves to true when that is durable.
+    pub(crate) fn released(&self, client: Sender, packet_ids: &[u16]) -> BoxFuture<'static, bool> {
+        if !self.releasable.load(Ordering::Relaxed) {
+            return Box::pin(std::future::ready(true));
         }
+        let verdicts = self.request(vec![What::Release(client, packet_ids.into())]);
+        Box::pin(async move { verdicts.await.iter().all(Result::is_ok) })
+    }
+
+    fn request(&self, wanted: Vec<What>) -> Verdicts {
+        let count = wanted.len();
+        let refused = || -> Verdicts { Box::pin(std::future::ready(vec![Err(Refused::NotStored); count])) };
         let mut requests = Vec::with_capacity(count);
         let mut verdicts = Vec::with_capacity(count);
-        for asked in asked {
+        for what in wanted {
             let (verdict, receiver) = oneshot::channel();
-            requests.push(Request { asked, verdict });
+            requests.push(Request { what, verdict });
             verdicts.push(receiver);
+        }
+        let bytes: usize = requests.iter().map(Request::bytes).sum();
+        if self.waiting_bytes.load(Ordering::Relaxed).saturating_add(bytes) > INBOX_BYTES {
+            return refused();
         }
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         if self.inbox.try_send(Command::Ask(requests)).is_err() {
@@ -179,6 +233,12 @@ impl Twins {
         if !filters.is_empty() && self.inbox.try_send(Command::Subscribed(filters)).is_err() {
             tracing::warn!("Too much to do: a new subscriber is not told the open deltas.");
         }
+    }
+
+    /// Resolves when the task has ended: nothing is answered any more.
+    pub(crate) async fn ended(&self) {
+        let mut alive = self.alive.clone();
+        while alive.changed().await.is_ok() {}
     }
 
     /// The number of the newest telemetry record, as it grows.

@@ -3,6 +3,8 @@
 // Helpers of tests are tests: what fails here fails the test.
 #![allow(clippy::unwrap_used)]
 
+#[path = "agent/again.rs"]
+mod again;
 #[path = "agent/devices.rs"]
 mod devices;
 #[path = "agent/harness.rs"]

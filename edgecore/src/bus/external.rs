@@ -5,16 +5,15 @@
 //! messages to the twins, one waits for the verdicts in order and acknowledges. A message that could not be stored is left
 //! unacknowledged and the connection is begun anew, because the protocol has no other way to ask for it again.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use daemon::backoff::FullJitter;
 use daemon::drain::Drain;
-use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS, SubscribeFilter};
+use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS, Request, SubscribeFilter};
 use tokio::sync::{Notify, mpsc};
 
-use crate::twin::{Asked, Outlet, Refused, Twins, Verdicts};
+use crate::twin::{Asked, Outlet, Refused, Sender, Twins, Verdicts};
 
 /// Messages that wait for their verdict. Brokers send a few dozen before they want acknowledgements.
 const UNACKED: usize = 4096;
@@ -22,6 +21,8 @@ const UNACKED: usize = 4096;
 const OUTGOING: usize = 4096;
 /// Largest packet in either direction: the longest payload and its topic.
 const MAX_PACKET: usize = 2 * 1024 * 1024;
+/// Between attempts to hand over an acknowledgement while the client has [`OUTGOING`] packets to send.
+const ACK_AGAIN: Duration = Duration::from_millis(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Waits between connections.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -39,6 +40,40 @@ pub(crate) struct External {
     client: AsyncClient,
     events: EventLoop,
     twins: Twins,
+    /// The broker, as the one who sends.
+    sender: Sender,
+}
+
+/// The number of the connection. Packet ids mean something within one only: an acknowledgement must not leave on the next, where
+/// its packet id may be another message's. So acknowledgements are handed to the client under this lock, and after the number has
+/// changed the client's queue is cleaned: what was handed over before is dropped there, and nothing can follow.
+#[derive(Clone, Debug, Default)]
+struct Connection(Arc<Mutex<u64>>);
+
+impl Connection {
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn number(&self) -> u64 {
+        *self.lock()
+    }
+
+    /// Does something if connection `of` is still the one; it stays so meanwhile.
+    fn during<R>(&self, of: u64, act: impl FnOnce() -> R) -> Option<R> {
+        let number = self.lock();
+        (*number == of).then(act)
+    }
+
+    /// This connection is over.
+    fn over(&self, events: &mut EventLoop) {
+        *self.lock() += 1;
+        // Our own messages are for the next connection too, acknowledgements are not.
+        events.clean();
+        events
+            .pending
+            .retain(|request| !matches!(request, Request::PubAck(_) | Request::PubRec(_)));
+    }
 }
 
 /// Publishes through the external broker.
@@ -72,7 +107,14 @@ impl External {
             .set_max_packet_size(MAX_PACKET, MAX_PACKET);
         let (client, events) = AsyncClient::new(options, OUTGOING);
         let outlet = ExternalOutlet(client.clone());
-        (Self { client, events, twins }, outlet)
+        let sender = Sender::new(&format!("broker {address}"));
+        let session = Self {
+            client,
+            events,
+            twins,
+            sender,
+        };
+        (session, outlet)
     }
 
     /// Runs until the drain begins.
@@ -81,16 +123,17 @@ impl External {
             client,
             mut events,
             twins,
+            sender,
         } = self;
         let (waiting, verdicts) = mpsc::channel(UNACKED);
         let anew = Arc::new(Notify::new());
-        // Packet ids mean something within one connection only: an answer for an earlier one is not given.
-        let connection = Arc::new(AtomicU64::new(0));
+        let connection = Connection::default();
         drop(drain.spawn(acknowledge(
             client.clone(),
             verdicts,
             Arc::clone(&anew),
-            Arc::clone(&connection),
+            connection.clone(),
+            drain.clone(),
         )));
         let by: Arc<str> = "mqtt".into();
         let mut backoff = FullJitter::new(BACKOFF.0, BACKOFF.1);
@@ -99,8 +142,7 @@ impl External {
                 biased;
                 () = drain.stopping() => return,
                 () = anew.notified() => {
-                    connection.fetch_add(1, Ordering::SeqCst);
-                    events.clean();
+                    connection.over(&mut events);
                     pause(&mut backoff, &drain).await;
                     continue;
                 }
@@ -117,20 +159,23 @@ impl External {
                     tracing::info!("Connected to the external MQTT broker.");
                 }
                 Ok(Event::Incoming(Packet::Publish(message))) => {
+                    let (again, exactly_once) = (message.dup, message.qos == QoS::ExactlyOnce);
+                    let origin = || sender.sent(message.pkid, again, exactly_once, &message.topic, &message.payload);
                     let asked = Asked {
+                        origin: (message.qos != QoS::AtMostOnce).then(origin),
                         topic: message.topic.as_str().into(),
                         payload: message.payload.clone(),
                         by: Arc::clone(&by),
                     };
                     let verdict = twins.ask(vec![asked]);
-                    let of = connection.load(Ordering::SeqCst);
+                    let of = connection.number();
                     if waiting.try_send((message, verdict, of)).is_err() {
                         anew.notify_one();
                     }
                 }
                 Ok(_) => {}
                 Err(e) => {
-                    connection.fetch_add(1, Ordering::SeqCst);
+                    connection.over(&mut events);
                     tracing::warn!(error = %e, "No connection to the external MQTT broker.");
                     pause(&mut backoff, &drain).await;
                 }
@@ -152,17 +197,21 @@ async fn acknowledge(
     client: AsyncClient,
     mut verdicts: mpsc::Receiver<(Publish, Verdicts, u64)>,
     anew: Arc<Notify>,
-    connection: Arc<AtomicU64>,
+    connection: Connection,
+    drain: Drain,
 ) {
     while let Some((message, verdict, of)) = verdicts.recv().await {
         let refused = matches!(verdict.await.first(), None | Some(Err(Refused::NotStored)));
-        if connection.load(Ordering::SeqCst) != of {
+        if refused {
+            connection.during(of, || anew.notify_one());
             continue;
         }
-        if refused {
-            anew.notify_one();
-        } else if client.ack(&message).await.is_err() {
-            return;
+        while let Some(Err(_)) = connection.during(of, || client.try_ack(&message)) {
+            tokio::select! {
+                biased;
+                () = drain.stopping() => return,
+                () = tokio::time::sleep(ACK_AGAIN) => {}
+            }
         }
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use mqtt::{Accept, ClientInfo, LocalHandler, Publish, Reject};
+use mqtt::{Accept, ClientInfo, LocalHandler, LocalPublish, QoS, Reject};
 
-use crate::twin::{Asked, Refused, Twins};
+use crate::twin::{Asked, Refused, Sender, Twins};
 
 /// A message that could not be stored makes the broker hold its client's connection. The client is told why on `update/result`; that
 /// must be on its way first.
@@ -29,12 +29,17 @@ impl LocalHandler for TwinTopics {
     fn publish(
         &self,
         client: &Arc<ClientInfo>,
-        batch: Vec<Publish>,
+        batch: Vec<LocalPublish>,
     ) -> BoxFuture<'static, Vec<Result<Accept, Reject>>> {
         let by: Arc<str> = format!("mqtt {}", client.client_id).into();
+        let sender = Sender::new(&client.client_id);
         let asked = batch
             .into_iter()
-            .map(|message| Asked {
+            .map(|LocalPublish { message, packet_id }| Asked {
+                origin: (message.qos != QoS::AtMostOnce).then(|| {
+                    let exactly_once = message.qos == QoS::ExactlyOnce;
+                    sender.sent(packet_id, message.dup, exactly_once, &message.topic, &message.payload)
+                }),
                 topic: message.topic,
                 payload: message.payload,
                 by: Arc::clone(&by),
@@ -57,6 +62,10 @@ impl LocalHandler for TwinTopics {
                 })
                 .collect()
         })
+    }
+
+    fn released(&self, client: &Arc<ClientInfo>, packet_ids: &[u16]) -> BoxFuture<'static, bool> {
+        self.twins.released(Sender::new(&client.client_id), packet_ids)
     }
 
     fn on_connect(&self, _client: &Arc<ClientInfo>, resumed: &[Arc<str>]) {

@@ -5,14 +5,19 @@ use std::collections::BTreeSet;
 
 use device_models::payload;
 use device_models::topic::{Answer, DeviceAddress};
-use metastore::store::{Expect, ObjectKey, Op, Tx};
-use tokio::sync::oneshot;
+use metastore::store::{Expect, ObjectKey, Op};
 
 use super::table::{Id, Table};
-use super::{Outlet, Refused};
+use super::taken::Sealed;
+use super::{Outlet, Refused, Verdict};
 
 /// A verdict to be given when the commit is in.
-type Owed = (oneshot::Sender<Result<(), Refused>>, Result<(), Refused>);
+struct Owed {
+    to: Verdict,
+    verdict: Result<(), Refused>,
+    /// It says that an earlier transaction is in, which may be under way.
+    repeated: bool,
+}
 
 /// Everything that waits for one commit.
 #[derive(Default)]
@@ -27,6 +32,8 @@ pub(super) struct Batch {
     pub(super) desired: Option<serde_json::Value>,
     /// Answers, in order.
     messages: Vec<(String, Vec<u8>)>,
+    /// Answers to requests that were applied before.
+    repeats: Vec<(String, Vec<u8>)>,
     owed: Vec<Owed>,
     /// Where to say so when the commit fails: result topic and event id.
     regrets: Vec<(String, String)>,
@@ -36,12 +43,19 @@ pub(super) struct Batch {
     pub(super) rejected: u64,
     /// Deltas among the answers.
     pub(super) deltas: u64,
+    /// Requests that were applied before.
+    pub(super) repeated: u64,
+    /// What it writes about taken messages.
+    pub(super) sealed: Sealed,
+    /// How many transactions had failed when it was begun: with one more, what it takes for stored may not be.
+    pub(super) failures: u64,
 }
 
 impl Batch {
-    /// One that begins with what is left to do from elsewhere.
-    pub(super) fn with(touched: BTreeSet<Id>, ops: Vec<Op>) -> Self {
+    /// One that begins with what is left to do from elsewhere, after so many failures.
+    pub(super) fn with(touched: BTreeSet<Id>, ops: Vec<Op>, failures: u64) -> Self {
         Self {
+            failures,
             unasked: (touched.clone(), ops.clone()),
             touched,
             ops,
@@ -65,8 +79,23 @@ impl Batch {
     }
 
     /// Owes a verdict.
-    pub(super) fn owe(&mut self, to: oneshot::Sender<Result<(), Refused>>, verdict: Result<(), Refused>) {
-        self.owed.push((to, verdict));
+    pub(super) fn owe(&mut self, to: Verdict, verdict: Result<(), Refused>) {
+        self.owed.push(Owed {
+            to,
+            verdict,
+            repeated: false,
+        });
+    }
+
+    /// Owes the verdict of a request that was applied before, and perhaps an answer.
+    pub(super) fn repeat(&mut self, to: Verdict, answer: Option<(String, Vec<u8>)>) {
+        self.repeated += 1;
+        self.repeats.extend(answer);
+        self.owed.push(Owed {
+            to,
+            verdict: Ok(()),
+            repeated: true,
+        });
     }
 
     /// Owes an answer, if anybody wants it.
@@ -100,26 +129,34 @@ impl Batch {
         self.regrets.push((address.topic(answer), event_id.to_owned()));
     }
 
-    /// The transaction.
-    pub(super) fn take_tx(&mut self, table: &Table) -> Tx {
+    /// The operations of the transaction.
+    pub(super) fn take_ops(&mut self, table: &Table) -> Vec<Op> {
         let mut ops = std::mem::take(&mut self.ops);
         for id in &self.touched {
             if let Some(entry) = table.devices.get(id) {
                 ops.push(put(&entry.status_key, entry.status()));
             }
         }
-        Tx(ops)
+        ops
     }
 
-    /// The commit is in: publishes, then gives the verdicts.
-    pub(super) fn done(self, outlet: Option<&dyn Outlet>) {
+    /// The commit is in: publishes, then gives the verdicts. `sound`: so are those that were under way when it was begun.
+    pub(super) fn done(mut self, outlet: Option<&dyn Outlet>, sound: bool) {
+        if sound {
+            self.messages.append(&mut self.repeats);
+        }
         if let Some(outlet) = outlet
             && !self.messages.is_empty()
         {
             outlet.publish(self.messages);
         }
-        for (to, verdict) in self.owed {
-            give(to, verdict);
+        for owed in self.owed {
+            let verdict = if owed.repeated && !sound {
+                Err(Refused::NotStored)
+            } else {
+                owed.verdict
+            };
+            give(owed.to, verdict);
         }
     }
 
@@ -137,16 +174,16 @@ impl Batch {
             }
         }
         let count = self.owed.len() as u64;
-        for (to, verdict) in self.owed {
+        for owed in self.owed {
             // What was wrong stays wrong and is not to be sent again.
-            give(to, verdict.and(Err(Refused::NotStored)));
+            give(owed.to, owed.verdict.and(Err(Refused::NotStored)));
         }
         count
     }
 }
 
 /// Gives a verdict. A client that is gone does not wait for it.
-pub(super) fn give(to: oneshot::Sender<Result<(), Refused>>, verdict: Result<(), Refused>) {
+pub(super) fn give(to: Verdict, verdict: Result<(), Refused>) {
     if to.send(verdict).is_err() {
         tracing::trace!("nobody waits for a verdict");
     }

@@ -1,5 +1,6 @@
 //! What devices ask: each request applied to its twin and noted in the batch that answers it after the commit.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use daemon::clock::wall_ms;
@@ -12,35 +13,62 @@ use metastore::store::{CommitError, Expect, Op, StoreError};
 use super::batch::{Batch, give};
 use super::table::{self, Id, Table};
 use super::task::{RACES, Task, push_delta};
-use super::{Outlet, Refused, Request, TELEMETRY};
+use super::{Asked, Outlet, Refused, Request, TELEMETRY, What};
 use crate::objects::{self, DEVICES};
 
 impl Task {
     /// Applies one request. False when it has to be alone; it is then at the front of the queue again.
     pub(super) fn apply(&mut self, batch: &mut Batch, request: Request, now: u64) -> bool {
-        let Request { asked, verdict } = request;
-        let parsed = topic::parse(&asked.topic);
-        let result = match parsed {
-            Ok(Topic::TwinUpdate(address)) => {
-                let update = payload::parse_twin_update(&asked.payload);
-                if let Ok(update) = &update
-                    && sets_desired(update)
-                    && self.table.devices.contains_key(&*device_id(&address))
-                {
-                    self.waiting.push_front(Request { asked, verdict });
-                    return false;
+        let Request { what, verdict } = request;
+        let asked = match what {
+            What::Message(asked) => asked,
+            What::Release(client, packet_ids) => {
+                for packet_id in packet_ids {
+                    self.taken.release(client.client(), packet_id);
                 }
-                match update {
-                    Ok(update) => self.report(batch, &address, &update, &asked.by, now),
-                    Err(bad) => {
-                        let topic = address.topic(Answer::UpdateResult);
-                        batch.reject(self.outlet(), topic, &bad.event_id, now, 400, &bad.reason);
-                        Err(Refused::Request)
-                    }
-                }
+                batch.owe(verdict, Ok(()));
+                return true;
             }
+        };
+        let parsed = topic::parse(&asked.topic);
+        if let Some((address, answer)) = parsed.as_ref().ok().and_then(of_device)
+            && self.unread.holds(&device_id(address))
+        {
+            batch.answer(self.outlet(), address.topic(answer), || {
+                let event_id = payload::parse_get(&asked.payload).unwrap_or_default();
+                payload::error_result(
+                    &event_id,
+                    now,
+                    500,
+                    "the gateway cannot read this device from its store now",
+                )
+            });
+            batch.owe(verdict, Err(Refused::NotStored));
+            return true;
+        }
+        let result = match parsed {
+            Ok(Topic::TwinUpdate(address)) => match payload::parse_twin_update(&asked.payload) {
+                Ok(update) => {
+                    if self.was_taken(&asked, update.identified) {
+                        let answer = self.repeated(&address, &update, now);
+                        batch.repeat(verdict, answer);
+                        return true;
+                    }
+                    if sets_desired(&update) && self.table.devices.contains_key(&*device_id(&address)) {
+                        let what = What::Message(asked);
+                        self.waiting.push_front(Request { what, verdict });
+                        return false;
+                    }
+                    self.report(batch, &address, &update, &asked, now)
+                }
+                Err(bad) => {
+                    let topic = address.topic(Answer::UpdateResult);
+                    batch.reject(self.outlet(), topic, &bad.event_id, now, 400, &bad.reason);
+                    Err(Refused::Request)
+                }
+            },
             Ok(Topic::TwinGet(address)) => self.get(batch, &address, &asked.payload, now),
-            Ok(Topic::StateUpdate(address)) => self.state(batch, &address, &asked.payload, now),
+            Ok(Topic::StateUpdate(address)) => self.state(batch, &address, &asked, now),
             Ok(Topic::MembershipGet { node }) => self.membership(batch, node, &asked.payload, now),
             // Other `$hw/` topics of KubeEdge (uploads, rules) mean nothing here and hurt nobody.
             Err(TopicError::NotOurs) => Ok(()),
@@ -50,12 +78,28 @@ impl Task {
         true
     }
 
+    /// Whether this message was applied before and is sent again.
+    fn was_taken(&self, asked: &Asked, identified: bool) -> bool {
+        let origin = asked.origin.as_ref();
+        origin.is_some_and(|origin| self.taken.knows(origin, identified))
+    }
+
+    /// The answer to an update that was applied before.
+    fn repeated(&self, address: &DeviceAddress<'_>, update: &TwinUpdate<'_>, now: u64) -> Option<(String, Vec<u8>)> {
+        let entry = self.table.devices.get(&*device_id(address))?;
+        let topic = address.topic(Answer::UpdateResult);
+        self.outlet()?.wanted(&topic).then(|| {
+            let answer = entry.twin.repeated(now, &update.event_id, &update.entries);
+            (topic, answer)
+        })
+    }
+
     fn report(
         &mut self,
         batch: &mut Batch,
         address: &DeviceAddress<'_>,
         update: &TwinUpdate<'_>,
-        by: &str,
+        asked: &Asked,
         now: u64,
     ) -> Result<(), Refused> {
         let id = device_id(address);
@@ -72,7 +116,10 @@ impl Task {
         entry.plain |= address.form == Form::Plain;
         let outcome = {
             let mut clock = self.parts.stamps.lock();
-            let author = Author { clock: &mut clock, by };
+            let author = Author {
+                clock: &mut clock,
+                by: &asked.by,
+            };
             entry.twin.report(now, author, &update.entries)
         };
         let outcome = match outcome {
@@ -85,6 +132,9 @@ impl Task {
         };
         note(batch, outlet, entry, address, &outcome, &update.event_id, now);
         batch.touched.insert(id);
+        if let Some(origin) = &asked.origin {
+            self.taken.note(origin, update.identified);
+        }
         Ok(())
     }
 
@@ -108,12 +158,12 @@ impl Task {
         &mut self,
         batch: &mut Batch,
         address: &DeviceAddress<'_>,
-        payload: &[u8],
+        asked: &Asked,
         now: u64,
     ) -> Result<(), Refused> {
         let outlet = self.parts.outlet.get().map(|outlet| &**outlet);
         let topic = address.topic(Answer::StateResult);
-        let update = match payload::parse_state_update(payload) {
+        let update = match payload::parse_state_update(&asked.payload) {
             Ok(update) => update,
             Err(bad) => {
                 batch.reject(outlet, topic, &bad.event_id, now, 400, &bad.reason);
@@ -130,6 +180,9 @@ impl Task {
         batch.regret(address, Answer::StateResult, &update.event_id);
         batch.answer(outlet, topic, || entry.twin.state_result(now, &update.event_id));
         batch.touched.insert(id);
+        if let Some(origin) = &asked.origin {
+            self.taken.note(origin, update.identified);
+        }
         Ok(())
     }
 
@@ -168,21 +221,22 @@ impl Task {
     /// A request that sets a desired value: alone, against the Device as it is stored, again when somebody else was faster.
     pub(super) async fn desire(&mut self, request: Request) {
         for attempt in 0..RACES {
-            let Request { asked, .. } = &request;
+            let What::Message(asked) = &request.what else { break };
             let (Ok(Topic::TwinUpdate(address)), Ok(update)) =
                 (topic::parse(&asked.topic), payload::parse_twin_update(&asked.payload))
             else {
                 break;
             };
             let now = wall_ms();
-            let mut batch = Batch::default();
-            let mut result = self.report(&mut batch, &address, &update, &asked.by, now);
+            let mut batch = Batch::with(BTreeSet::new(), Vec::new(), self.failures);
+            let mut result = self.report(&mut batch, &address, &update, asked, now);
             if result.is_ok() {
                 match self.device_write(&address, &batch) {
                     Ok(Some(op)) => batch.ops.extend([op, self.parts.stamps.persist()]),
                     Ok(None) => {}
                     Err(e) => {
                         tracing::error!(error = %e, "A Device cannot be read.");
+                        self.taken.discard();
                         self.doubtful.insert(device_id(&address));
                         self.reload();
                         result = Err(Refused::NotStored);
@@ -192,19 +246,34 @@ impl Task {
             }
             if batch.writes_nothing() {
                 batch.owe(request.verdict, result);
-                batch.done(self.outlet());
+                batch.done(self.outlet(), true);
                 return;
             }
-            let tx = batch.take_tx(&self.table);
+            let tx = self.transaction(&mut batch);
             match self.parts.store.commit(tx).await {
                 Ok(committed) => {
                     batch.owe(request.verdict, result);
                     self.succeeded(Some(&committed), batch);
+                    // It may hold what another wrote of which the watch has not told yet, and will not any more.
+                    for object in committed
+                        .objects
+                        .iter()
+                        .filter(|object| &*object.key.resource == DEVICES)
+                    {
+                        if let Ok(device) = object.value() {
+                            self.device(&object.key, object.revision, &device);
+                        }
+                    }
                     return;
                 }
                 Err(CommitError::Conflict { .. } | CommitError::NotFound(_)) if attempt + 1 < RACES => {
+                    self.taken.landed(std::mem::take(&mut batch.sealed), false);
                     self.doubtful.extend(batch.touched.iter().cloned());
                     self.reload();
+                    // What cannot be read now cannot be written either.
+                    if batch.touched.iter().any(|id| self.unread.holds(id)) {
+                        break;
+                    }
                 }
                 Err(e) => {
                     batch.owe(request.verdict, result);
@@ -289,6 +358,16 @@ fn unknown_device(
 fn known<'t>(table: &'t mut Table, id: &str) -> Option<(Id, &'t mut table::Entry)> {
     let id = Arc::clone(table.devices.get_key_value(id)?.0);
     table.devices.get_mut(&id).map(|entry| (id, entry))
+}
+
+/// The device that a request is about, and where it is answered.
+fn of_device<'r, 't>(request: &'r Topic<'t>) -> Option<(&'r DeviceAddress<'t>, Answer)> {
+    match request {
+        Topic::TwinUpdate(address) => Some((address, Answer::UpdateResult)),
+        Topic::TwinGet(address) => Some((address, Answer::GetResult)),
+        Topic::StateUpdate(address) => Some((address, Answer::StateResult)),
+        Topic::MembershipGet { .. } => None,
+    }
 }
 
 fn device_id(address: &DeviceAddress<'_>) -> Id {

@@ -18,6 +18,8 @@ pub(super) type Id = Arc<str>;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) twin: Twin,
+    /// Of the Device it was last made from: what the watches say of it up to here is known.
+    pub(super) revision: u64,
     /// Key of its DeviceStatus.
     pub(super) status_key: ObjectKey,
     /// `metadata.uid` and `creationTimestamp` of its DeviceStatus.
@@ -97,7 +99,7 @@ impl Table {
             observe(&value);
             let id = id_of(&device.key);
             let status = by_id.remove(&id);
-            table.insert(&device.key, &value, status.as_ref());
+            table.insert(&device.key, device.revision, &value, status.as_ref());
             let entry = &table.devices[&id];
             if status
                 .as_ref()
@@ -117,7 +119,7 @@ impl Table {
     }
 
     /// Begins a device, or begins it anew from what is stored.
-    pub(super) fn insert(&mut self, key: &ObjectKey, device: &Value, status: Option<&Value>) {
+    pub(super) fn insert(&mut self, key: &ObjectKey, revision: u64, device: &Value, status: Option<&Value>) {
         let id = id_of(key);
         self.unlink(&id);
         let model = model_of(key, device);
@@ -128,6 +130,7 @@ impl Table {
         );
         let entry = Entry {
             twin: Twin::new(device, self.rules.get(&model).cloned(), status),
+            revision,
             status_key: objects::device_key(STATUSES, &key.namespace, &key.name),
             identity,
             model: Arc::clone(&model),
@@ -139,12 +142,13 @@ impl Table {
     }
 
     /// A new version of a known Device; `None` when it is not known.
-    pub(super) fn update(&mut self, key: &ObjectKey, device: &Value) -> Option<DeviceChange> {
+    pub(super) fn update(&mut self, key: &ObjectKey, revision: u64, device: &Value) -> Option<DeviceChange> {
         let id = id_of(key);
         let model = model_of(key, device);
         let rules = self.rules.get(&model).cloned();
         let entry = self.devices.get_mut(&id)?;
         let change = entry.twin.set_device(device, rules);
+        entry.revision = revision;
         entry.history = history_of(device);
         if entry.model != model {
             let old = std::mem::replace(&mut entry.model, Arc::clone(&model));

@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -17,16 +17,18 @@ use device_models::payload;
 use device_models::topic::{self, Answer, DeviceAddress, Form};
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use metastore::store::{
-    CommitError, Committed, Event, EventKind, Expect, ObjectKey, Op, Store, StoreError, Watch, WatchError,
+    CommitError, Committed, Event, EventKind, Expect, ObjectKey, Op, Store, StoreError, Tx, Watch, WatchError,
 };
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use super::batch::Batch;
+use super::reread::Unread;
 use super::table::{self, Id, Loaded, Table};
+use super::taken::Taken;
 use super::{Command, Outlet, Request};
 use crate::metrics::Metrics;
-use crate::objects::{self, DEVICES, MODELS, STATUSES};
+use crate::objects::{self, DEVICES, MODELS};
 use crate::stamps::Stamps;
 
 /// Transactions on their way at a time.
@@ -55,23 +57,29 @@ pub(super) struct Parts {
     pub(super) telemetry: watch::Sender<u64>,
 }
 
-type Landed = (Result<Option<Committed>, CommitError>, Box<Batch>);
-type Flight = Pin<Box<dyn Future<Output = Landed> + Send>>;
+pub(super) type Landed = (Result<Option<Committed>, CommitError>, Box<Batch>);
+pub(super) type Flight = Pin<Box<dyn Future<Output = Landed> + Send>>;
 
 pub(super) struct Task {
     pub(super) parts: Parts,
     pub(super) table: Table,
-    devices: Watch,
-    models: Watch,
+    pub(super) devices: Watch,
+    pub(super) models: Watch,
+    /// What was taken from whom.
+    pub(super) taken: Taken,
+    /// Transactions that failed so far.
+    pub(super) failures: u64,
     /// Requests taken from the inbox and not yet applied.
     pub(super) waiting: VecDeque<Request>,
-    flights: FuturesOrdered<Flight>,
+    pub(super) flights: FuturesOrdered<Flight>,
     /// Devices to be read again once nothing is under way; while there are any, nothing new is begun.
     pub(super) doubtful: BTreeSet<Id>,
+    /// Devices that could not be read again: what they ask is refused until they can.
+    pub(super) unread: Unread,
     /// DeviceStatuses that changed for another reason than a request.
-    stale: BTreeSet<Id>,
+    pub(super) stale: BTreeSet<Id>,
     /// Operations for the next transaction.
-    chores: Vec<Op>,
+    pub(super) chores: Vec<Op>,
     later: Later,
 }
 
@@ -88,6 +96,8 @@ struct Later {
 enum Action {
     Stop,
     Later,
+    /// Devices that could not be read are to be tried again.
+    Reread,
     Landed(Landed),
     Changed(Result<Arc<Event>, WatchError>),
     Commands(Vec<Command>),
@@ -106,12 +116,16 @@ impl Task {
         } = loaded;
         let devices = parts.store.watch(objects::device_scope(DEVICES), devices_at)?;
         let models = parts.store.watch(objects::device_scope(MODELS), models_at)?;
+        let taken = Taken::load(&parts.store)?;
         parts.metrics.devices.set(table.devices.len() as u64);
         Ok(Self {
             parts,
             table,
             devices,
             models,
+            taken,
+            failures: 0,
+            unread: Unread::default(),
             waiting: VecDeque::new(),
             flights: FuturesOrdered::new(),
             doubtful: BTreeSet::new(),
@@ -126,7 +140,12 @@ impl Task {
         })
     }
 
-    /// Runs until the drain begins and what is under way has landed.
+    /// False as long as no client has a packet id to release.
+    pub(super) fn releasable(&self) -> Arc<AtomicBool> {
+        self.taken.releasable()
+    }
+
+    /// Runs until the drain begins and what is under way has landed; or until the store ends.
     pub(super) async fn run(mut self, drain: Drain) {
         loop {
             self.proceed().await;
@@ -135,12 +154,13 @@ impl Task {
                 Action::Landed(landed) => self.landed(landed),
                 Action::Changed(Ok(event)) => self.changed(&event),
                 Action::Changed(Err(e)) => {
-                    if !self.restart_watches(&e).await {
+                    if !self.restart_watches(&e, &drain).await {
                         break;
                     }
                 }
                 Action::Commands(commands) => self.take(commands),
                 Action::Later => self.try_again(),
+                Action::Reread => self.doubtful.extend(self.unread.take()),
             }
         }
         while let Some(landed) = self.flights.next().await {
@@ -153,6 +173,8 @@ impl Task {
         let mut commands = Vec::new();
         let due = self.later.due;
         let pause = due.unwrap_or_default().saturating_sub(since_start());
+        let unread = self.unread.due();
+        let reread = unread.unwrap_or_default().saturating_sub(since_start());
         tokio::select! {
             biased;
             () = drain.stopping() => Action::Stop,
@@ -160,6 +182,7 @@ impl Task {
             event = self.models.next() => Action::Changed(event),
             event = self.devices.next() => Action::Changed(event),
             () = tokio::time::sleep(pause), if due.is_some() => Action::Later,
+            () = tokio::time::sleep(reread), if unread.is_some() => Action::Reread,
             taken = self.parts.commands.recv_many(&mut commands, TAKE), if room => {
                 if taken == 0 { Action::Stop } else { Action::Commands(commands) }
             }
@@ -170,7 +193,7 @@ impl Task {
         for command in commands {
             match command {
                 Command::Ask(requests) => {
-                    let bytes = requests.iter().map(|request| request.asked.payload.len()).sum();
+                    let bytes = requests.iter().map(Request::bytes).sum();
                     self.parts.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
                     self.waiting.extend(requests);
                 }
@@ -188,7 +211,12 @@ impl Task {
             self.reload();
         }
         while self.flights.len() < UNDER_WAY {
-            let mut batch = Batch::with(std::mem::take(&mut self.stale), std::mem::take(&mut self.chores));
+            // Of what could not be read nothing is known that could be written.
+            let (stale, held) = std::mem::take(&mut self.stale)
+                .into_iter()
+                .partition(|id| !self.unread.holds(id));
+            self.stale = held;
+            let mut batch = Batch::with(stale, std::mem::take(&mut self.chores), self.failures);
             let alone = self.fill(&mut batch);
             if !batch.is_empty() {
                 self.begin(Box::new(batch));
@@ -224,30 +252,38 @@ impl Task {
     }
 
     fn begin(&mut self, mut batch: Box<Batch>) {
-        if batch.writes_nothing() {
+        if batch.writes_nothing() && !self.taken.has_open() {
             let flight: Flight = Box::pin(std::future::ready((Ok(None), batch)));
             self.flights.push_back(flight);
             return;
         }
-        let tx = batch.take_tx(&self.table);
+        let tx = self.transaction(&mut batch);
         // Submitted now: the order of these calls is the order of the commits.
         let commit = self.parts.store.submit(tx);
         self.flights
             .push_back(Box::pin(async move { (commit.await.map(Some), batch) }));
     }
 
+    /// What a batch writes, and what is to be remembered of it.
+    pub(super) fn transaction(&mut self, batch: &mut Batch) -> Tx {
+        let mut ops = batch.take_ops(&self.table);
+        batch.sealed = self.taken.seal(&mut ops);
+        Tx(ops)
+    }
+
     pub(super) fn outlet(&self) -> Option<&dyn Outlet> {
         self.parts.outlet.get().map(|outlet| &**outlet)
     }
 
-    fn landed(&mut self, (result, batch): Landed) {
+    pub(super) fn landed(&mut self, (result, batch): Landed) {
         match result {
             Ok(committed) => self.succeeded(committed.as_ref(), *batch),
             Err(e) => self.failed(&e, *batch),
         }
     }
 
-    pub(super) fn succeeded(&mut self, committed: Option<&Committed>, batch: Batch) {
+    pub(super) fn succeeded(&mut self, committed: Option<&Committed>, mut batch: Batch) {
+        self.taken.landed(std::mem::take(&mut batch.sealed), true);
         if !(batch.unasked.0.is_empty() && batch.unasked.1.is_empty()) {
             self.later.backoff.reset();
         }
@@ -255,13 +291,15 @@ impl Task {
         metrics.reports_accepted.add(batch.accepted);
         metrics.requests_rejected.add(batch.rejected);
         metrics.deltas.add(batch.deltas);
+        metrics.requests_repeated.add(batch.repeated);
         if let Some(committed) = committed {
             metrics.twin_commits.add(1);
             if let Some(newest) = committed.journal_seqs.last() {
                 self.parts.telemetry.send_replace(*newest);
             }
         }
-        batch.done(self.outlet());
+        let sound = batch.failures == self.failures;
+        batch.done(self.outlet(), sound);
     }
 
     pub(super) fn failed(&mut self, error: &CommitError, mut batch: Batch) {
@@ -269,6 +307,8 @@ impl Task {
             CommitError::Full => (507, "the gateway's disk is full; the report was not stored".to_owned()),
             other => (500, format!("the report was not stored: {other}")),
         };
+        self.failures += 1;
+        self.taken.landed(std::mem::take(&mut batch.sealed), false);
         tracing::warn!(%error, requests = batch.len(), "Requests of devices were not stored.");
         self.doubtful.extend(batch.touched.iter().cloned());
         let (stale, chores) = std::mem::take(&mut batch.unasked);
@@ -296,32 +336,8 @@ impl Task {
         );
     }
 
-    /// Reads the twins anew whose last change did not reach the store.
-    pub(super) fn reload(&mut self) {
-        for id in std::mem::take(&mut self.doubtful) {
-            let Some((namespace, name)) = id.split_once('/') else {
-                continue;
-            };
-            let store = &self.parts.store;
-            let key = objects::device_key(DEVICES, namespace, name);
-            let read = store
-                .get(&key)
-                .and_then(|device| Ok((device, store.get(&objects::device_key(STATUSES, namespace, name))?)));
-            match read {
-                Ok((Some(device), status)) => {
-                    let Ok(device) = device.value() else { continue };
-                    self.table
-                        .insert(&key, &device, status.and_then(|s| s.value().ok()).as_ref());
-                }
-                // Its deletion comes by the watch.
-                Ok((None, _)) => {}
-                Err(e) => tracing::error!(device = %id, error = %e, "A twin cannot be read again."),
-            }
-        }
-    }
-
     /// A Device or DeviceModel changed in the store.
-    fn changed(&mut self, event: &Event) {
+    pub(super) fn changed(&mut self, event: &Event) {
         let key = &event.object.key;
         let there = match event.kind {
             EventKind::Deleted => None,
@@ -337,19 +353,37 @@ impl Task {
                     .parts
                     .store
                     .get(&key)
-                    .map(|device| device.and_then(|d| d.value().ok()))
+                    .map(|read| read.map(|d| (d.revision, d.value())))
                 {
-                    Ok(Some(device)) => self.device(&key, &device),
+                    Ok(Some((revision, Ok(device)))) => self.device(&key, revision, &device),
                     Ok(None) => {}
-                    Err(e) => tracing::error!(device = %id, error = %e, "A Device cannot be read."),
+                    // Read again, with what else is not certain.
+                    Ok(Some((_, Err(_)))) | Err(_) => drop(self.doubtful.insert(id)),
                 }
             }
             return;
         }
         match there {
-            Some(device) => self.device(key, &device),
+            Some(device) => {
+                let id = table::id_of(key);
+                let revision = event.object.revision;
+                // What was read or written since tells it newer.
+                let known = self
+                    .table
+                    .devices
+                    .get(&id)
+                    .is_some_and(|entry| revision <= entry.revision);
+                if self.unread.holds(&id) {
+                    self.doubtful.insert(id);
+                } else if !known {
+                    self.device(key, revision, &device);
+                }
+            }
+            // Also one that is older than what was read since: that was another device of the name, of which the watch tells next.
             None => {
                 let id = table::id_of(key);
+                self.unread.forget(&id);
+                self.doubtful.remove(&id);
                 if let Some(status) = self.table.remove(&id) {
                     self.stale.remove(&id);
                     self.chores.push(delete(status));
@@ -360,9 +394,9 @@ impl Task {
     }
 
     /// A Device as it is now.
-    fn device(&mut self, key: &ObjectKey, device: &Value) {
+    pub(super) fn device(&mut self, key: &ObjectKey, revision: u64, device: &Value) {
         let id = table::id_of(key);
-        let delta = match self.table.update(key, device) {
+        let delta = match self.table.update(key, revision, device) {
             Some(change) => {
                 if change.status {
                     self.stale.insert(Arc::clone(&id));
@@ -371,7 +405,7 @@ impl Task {
             }
             None => {
                 // A status of an earlier device of that name was deleted with it.
-                self.table.insert(key, device, None);
+                self.table.insert(key, revision, device, None);
                 self.stale.insert(Arc::clone(&id));
                 self.membership_changed(&id, true);
                 self.table.devices.get(&id).is_some_and(|entry| entry.twin.differs())
@@ -382,7 +416,7 @@ impl Task {
         }
     }
 
-    fn membership_changed(&self, id: &Id, added: bool) {
+    pub(super) fn membership_changed(&self, id: &Id, added: bool) {
         self.parts.metrics.devices.set(self.table.devices.len() as u64);
         let Some(outlet) = self.outlet() else { return };
         let topic = topic::membership_updated(&self.parts.node);
@@ -412,7 +446,7 @@ impl Task {
             // Only a filter that names the old topic itself asks for it; wildcards meet both.
             entry.plain |= in_default && filters.iter().any(|filter| unshared(filter) == plain);
             let meets = |topic: &str| filters.iter().any(|filter| mqtt::matches(unshared(filter), topic));
-            if entry.twin.differs() && (meets(&full) || (entry.plain && meets(&plain))) {
+            if entry.twin.differs() && !self.unread.holds(id) && (meets(&full) || (entry.plain && meets(&plain))) {
                 heard.insert(Arc::clone(id));
             }
         }
@@ -420,7 +454,7 @@ impl Task {
     }
 
     /// Publishes what differs in these devices.
-    fn publish_deltas(&self, ids: BTreeSet<Id>) {
+    pub(super) fn publish_deltas(&self, ids: BTreeSet<Id>) {
         let Some(outlet) = self.outlet() else { return };
         let now = wall_ms();
         let mut messages = Vec::new();
@@ -432,59 +466,9 @@ impl Task {
             outlet.publish(messages);
         }
     }
-
-    /// Everything was read anew: tells devices what the watches did not bring. Which desired values are new is not known, so all that
-    /// differ are told.
-    fn read_again(&mut self, before: &Table) {
-        for (id, entry) in &mut self.table.devices {
-            entry.plain = before.devices.get(id).is_some_and(|was| was.plain);
-        }
-        let (now, was) = (&self.table.devices, &before.devices);
-        for id in now.keys().filter(|id| !was.contains_key(*id)) {
-            self.membership_changed(id, true);
-        }
-        for id in was.keys().filter(|id| !now.contains_key(*id)) {
-            self.membership_changed(id, false);
-        }
-        let differing = now.iter().filter(|(_, entry)| entry.twin.differs());
-        self.publish_deltas(differing.map(|(id, _)| Arc::clone(id)).collect());
-    }
-
-    /// A watch fell behind (it should not: its memory is the store's) or the store ended. Reads everything again in the first case.
-    async fn restart_watches(&mut self, error: &WatchError) -> bool {
-        if matches!(error, WatchError::Closed) {
-            return false;
-        }
-        tracing::warn!(%error, "The twin service reads its devices again.");
-        while let Some(landed) = self.flights.next().await {
-            self.landed(landed);
-        }
-        let now = wall_ms();
-        let parts = &self.parts;
-        let read = Table::load(&parts.store, |device| parts.stamps.observe(device, now)).and_then(|(table, loaded)| {
-            let devices = parts.store.watch(objects::device_scope(DEVICES), loaded.devices_at)?;
-            let models = parts.store.watch(objects::device_scope(MODELS), loaded.models_at)?;
-            Ok((table, loaded, devices, models))
-        });
-        match read {
-            Ok((table, loaded, devices, models)) => {
-                (self.devices, self.models) = (devices, models);
-                let before = std::mem::replace(&mut self.table, table);
-                self.doubtful.clear();
-                self.stale = loaded.stale;
-                self.chores = loaded.orphans.into_iter().map(delete).collect();
-                self.read_again(&before);
-                true
-            }
-            Err(e) => {
-                tracing::error!(error = %e, "The twins cannot be read; the twin service ends.");
-                false
-            }
-        }
-    }
 }
 
-fn delete(key: ObjectKey) -> Op {
+pub(super) fn delete(key: ObjectKey) -> Op {
     Op::Delete {
         key,
         expect: Expect::Any,

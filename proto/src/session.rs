@@ -172,6 +172,7 @@ impl Session {
         if let Some(kind) = self.control.pop_front() {
             return Some(kind.into());
         }
+        self.control = VecDeque::new();
         if self.state != State::Live {
             return None;
         }

@@ -22,10 +22,12 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use crate::goodbye::{CloseCode, Goodbye};
 use crate::knock::{Ear, Knocks};
 use crate::pki::{self, Cert, NODE_GROUP, NODE_PREFIX};
+use crate::quic::{HubConnection, RecvHalf, SendHalf};
 pub(crate) use mux::{Io, Mux, WRITE_BUFFER};
 
-/// Streams that may be open on one connection, per direction. A gateway needs one for the session and one per question that is
-/// being asked (`logs -f`, `exec`, watches through the hub).
+/// Streams that the hub may have open on one connection: one per question that is being asked (`logs -f`, `exec`, watches through the
+/// hub). Over TCP the gateway may open as many; over QUIC it may open 13, its session
+/// included.
 pub const MAX_STREAMS: u32 = 16;
 
 /// How long the first byte of a stream may take: it leaves together with the stream's opening.
@@ -150,7 +152,10 @@ pub struct Connection {
 
 #[derive(Clone)]
 enum Inner {
+    /// At a gateway.
     Quic(quinn::Connection),
+    /// At the hub.
+    Hub(HubConnection),
     Tcp(Arc<Mux>),
 }
 
@@ -162,6 +167,16 @@ impl Connection {
             peer: peer.map(Arc::new),
             remote,
             knocks,
+        }
+    }
+
+    pub(crate) fn hub(connection: HubConnection, peer: Option<PeerIdentity>) -> Self {
+        let remote = connection.remote_address();
+        Self {
+            inner: Inner::Hub(connection),
+            peer: peer.map(Arc::new),
+            remote,
+            knocks: None,
         }
     }
 
@@ -189,6 +204,10 @@ impl Connection {
             Inner::Quic(c) => {
                 let (send, recv) = c.open_bi().await.map_err(closed)?;
                 Ok(Stream::quic(send, recv))
+            }
+            Inner::Hub(c) => {
+                let (send, recv) = c.open_bi().await.map_err(closed)?;
+                Ok(Stream(Half::Hub { send, recv }))
             }
             Inner::Tcp(mux) => mux.open().await.map(|s| Stream::tcp(s, mux)),
         }
@@ -220,6 +239,10 @@ impl Connection {
                 let (send, recv) = c.accept_bi().await.map_err(closed)?;
                 Ok(Stream::quic(send, recv))
             }
+            Inner::Hub(c) => {
+                let (send, recv) = c.accept_bi().await.map_err(closed)?;
+                Ok(Stream(Half::Hub { send, recv }))
+            }
             Inner::Tcp(mux) => mux.accept().await.map(|s| Stream::tcp(s, mux)),
         }
     }
@@ -228,6 +251,7 @@ impl Connection {
     pub fn close(&self, goodbye: &Goodbye) {
         match &self.inner {
             Inner::Quic(c) => c.close(goodbye.code.to_u32().into(), &goodbye.reason()),
+            Inner::Hub(c) => c.close(goodbye.code.to_u32().into(), goodbye.reason()),
             Inner::Tcp(mux) => mux.close(),
         }
     }
@@ -236,6 +260,7 @@ impl Connection {
     pub async fn closed(&self) -> Closed {
         match &self.inner {
             Inner::Quic(c) => closed(c.closed().await),
+            Inner::Hub(c) => closed(c.closed().await),
             Inner::Tcp(mux) => mux.closed().await,
         }
     }
@@ -244,6 +269,7 @@ impl Connection {
     pub fn close_reason(&self) -> Option<Closed> {
         match &self.inner {
             Inner::Quic(c) => c.close_reason().map(closed),
+            Inner::Hub(c) => c.close_reason().map(closed),
             Inner::Tcp(mux) => mux.close_reason(),
         }
     }
@@ -251,7 +277,7 @@ impl Connection {
     /// What carries it.
     pub const fn transport(&self) -> Transport {
         match self.inner {
-            Inner::Quic(_) => Transport::Quic,
+            Inner::Quic(_) | Inner::Hub(_) => Transport::Quic,
             Inner::Tcp(_) => Transport::Tcp,
         }
     }
@@ -265,36 +291,36 @@ impl Connection {
     pub fn remote_addr(&self) -> SocketAddr {
         match &self.inner {
             Inner::Quic(c) => c.remote_address(),
+            Inner::Hub(c) => c.remote_address(),
             Inner::Tcp(_) => self.remote,
         }
     }
 
     /// Bytes sent and received so far: UDP payloads, or what TLS put into TCP, handshake included. Headers below are not counted.
     pub fn bytes(&self) -> (u64, u64) {
-        match &self.inner {
-            Inner::Quic(c) => {
-                let stats = c.stats();
-                (stats.udp_tx.bytes, stats.udp_rx.bytes)
-            }
-            Inner::Tcp(mux) => mux.counters().get(),
-        }
+        let stats = match &self.inner {
+            Inner::Quic(c) => c.stats(),
+            Inner::Hub(c) => c.stats(),
+            Inner::Tcp(mux) => return mux.counters().get(),
+        };
+        (stats.udp_tx.bytes, stats.udp_rx.bytes)
     }
 
     /// Packets sent and received so far; over TCP, writes and reads, which are about as many.
     pub fn packets(&self) -> (u64, u64) {
-        match &self.inner {
-            Inner::Quic(c) => {
-                let stats = c.stats();
-                (stats.udp_tx.datagrams, stats.udp_rx.datagrams)
-            }
-            Inner::Tcp(mux) => mux.counters().get_calls(),
-        }
+        let stats = match &self.inner {
+            Inner::Quic(c) => c.stats(),
+            Inner::Hub(c) => c.stats(),
+            Inner::Tcp(mux) => return mux.counters().get_calls(),
+        };
+        (stats.udp_tx.datagrams, stats.udp_rx.datagrams)
     }
 
     /// Round-trip time as the transport sees it; unknown over TCP.
     pub fn rtt(&self) -> Option<Duration> {
         match &self.inner {
             Inner::Quic(c) => Some(c.rtt()),
+            Inner::Hub(c) => Some(c.rtt()),
             Inner::Tcp(_) => None,
         }
     }
@@ -427,6 +453,10 @@ enum Half {
         /// The session's stream at a gateway hears the hub knock.
         ear: Option<Box<Ear>>,
     },
+    Hub {
+        send: SendHalf,
+        recv: RecvHalf,
+    },
     Tcp {
         io: Compat<yamux::Stream>,
         mux: Arc<Mux>,
@@ -477,10 +507,11 @@ impl Stream {
     /// When the connection ended first. The wait has no deadline of its own.
     pub async fn finish(&mut self) -> io::Result<()> {
         self.shutdown().await?;
-        if let Half::Quic { send, .. } = &mut self.0 {
-            send.stopped().await.map_err(io::Error::other)?;
+        match &mut self.0 {
+            Half::Quic { send, .. } => send.stopped().await.map(drop).map_err(io::Error::other),
+            Half::Hub { send, .. } => send.stopped().await,
+            Half::Tcp { .. } => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -488,6 +519,7 @@ impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Half::Quic { recv, .. } => AsyncRead::poll_read(Pin::new(recv), cx, buf),
+            Half::Hub { recv, .. } => Pin::new(recv).poll_read(cx, buf),
             Half::Tcp { io, mux, gone } => match Pin::new(io).poll_read(cx, buf) {
                 Poll::Pending if gone.as_mut().poll(cx).is_ready() => {
                     let reason = mux.close_reason().unwrap_or(Closed::Local);
@@ -503,6 +535,7 @@ impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.0 {
             Half::Quic { send, .. } => AsyncWrite::poll_write(Pin::new(send), cx, buf),
+            Half::Hub { send, .. } => Pin::new(send).poll_write(cx, buf),
             Half::Tcp { io, .. } => Pin::new(io).poll_write(cx, buf),
         }
     }
@@ -510,6 +543,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Half::Quic { send, .. } => Pin::new(send).poll_flush(cx),
+            Half::Hub { send, .. } => Pin::new(send).poll_flush(cx),
             Half::Tcp { io, .. } => Pin::new(io).poll_flush(cx),
         }
     }
@@ -517,6 +551,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Half::Quic { send, .. } => Pin::new(send).poll_shutdown(cx),
+            Half::Hub { send, .. } => Pin::new(send).poll_shutdown(cx),
             Half::Tcp { io, .. } => Pin::new(io).poll_shutdown(cx),
         }
     }
@@ -525,7 +560,7 @@ impl AsyncWrite for Stream {
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
-            Half::Quic { .. } => "Stream(quic)",
+            Half::Quic { .. } | Half::Hub { .. } => "Stream(quic)",
             Half::Tcp { .. } => "Stream(tcp)",
         })
     }

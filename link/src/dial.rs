@@ -268,7 +268,7 @@ impl Dialer {
         let (config, verifier) = self.tls()?;
         let crypto = QuicClientConfig::try_from(config).map_err(|e| setup(e.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(quic::transport(self.times.idle, 1, true));
+        config.transport_config(quic::edge_transport(self.times.idle));
         let SharedSocket { endpoint, knocks } = match &self.shared {
             Some(socket) => socket.clone(),
             None => new_endpoint(addr, false).map_err(DialError::from_io)?,

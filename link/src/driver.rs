@@ -7,6 +7,8 @@
 //! One turn is: wait until something can be done (only picking), do it, then take all frames the session has into one buffer and write
 //! that at once: a small message is one packet. An idle driver holds no buffers.
 
+mod queue;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
@@ -20,10 +22,11 @@ use bytes::{Buf as _, BytesMut};
 use daemon::clock;
 use proto::{Codec, Event, Now, Session, SessionError};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+
+use queue::{Receiver, Sender, queue};
 
 /// Closures waiting for the session. A caller that finds it full waits.
 const COMMANDS: usize = 64;
@@ -64,7 +67,9 @@ impl SessionHandle {
     /// # Errors
     /// When the session has ended.
     pub async fn call(&self, f: impl FnOnce(&mut Session, Now) + Send + 'static) -> Result<(), SessionEnded> {
-        self.commands.send(Box::new(f)).await.map_err(|_| SessionEnded)
+        let room = self.commands.reserve().await.map_err(|_| SessionEnded)?;
+        room.send(Box::new(f));
+        Ok(())
     }
 
     /// Runs `f` on the session and returns its answer.
@@ -106,6 +111,8 @@ impl Events {
             if let Some(event) = self.current.pop_front() {
                 return Some(event);
             }
+            // While nothing comes, nothing is kept.
+            self.current = VecDeque::new();
             self.current = self.bundles.recv().await?.into();
         }
     }
@@ -199,8 +206,8 @@ pub struct Driver<S> {
 
 /// Puts a session on a stream. Spawn [`Driver::run`].
 pub fn drive<S: Carrier>(session: Session, stream: S) -> (Driver<S>, SessionHandle, Events) {
-    let (commands_in, commands) = mpsc::channel(COMMANDS);
-    let (events, bundles) = mpsc::channel(BUNDLES);
+    let (commands_in, commands) = queue(COMMANDS);
+    let (events, bundles) = queue(BUNDLES);
     let io = Io {
         stream,
         out: BytesMut::new(),
@@ -321,7 +328,7 @@ impl<S: Carrier> Driver<S> {
         let now = clock::since_start();
         first(&mut self.session, now);
         for _ in 1..COMMANDS_AT_ONCE {
-            let Ok(command) = self.commands.try_recv() else { break };
+            let Some(command) = self.commands.try_recv() else { break };
             command(&mut self.session, now);
         }
     }
@@ -390,9 +397,9 @@ impl<S: Carrier> Driver<S> {
                 return;
             }
             match self.events.try_reserve() {
-                Ok(permit) => permit.send(std::mem::take(&mut self.held)),
+                Some(room) => room.send(std::mem::take(&mut self.held)),
                 // Full: held until there is room, and nothing is read meanwhile. Closed: noticed by `pick`.
-                Err(_) => return,
+                None => return,
             }
         }
     }

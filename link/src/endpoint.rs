@@ -12,7 +12,7 @@ use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
+use quinn::crypto::rustls::HandshakeData;
 use rustls::pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncWriteExt as _, BufWriter};
@@ -26,6 +26,7 @@ use crate::admission::Admission;
 use crate::connection::{Connection, Counted, Counters, PeerIdentity, WRITE_BUFFER};
 use crate::goodbye::{CloseCode, Goodbye};
 use crate::pki::{Cert, PkiError, ServerCert};
+use crate::quic::{HubQuic, HubTls, Incoming};
 use crate::tls::{self, ALPN_JOIN, ALPN_LINK, ServerCerts};
 use crate::{greeting, knock, quic};
 use crowd::{Crowd, Member};
@@ -146,7 +147,7 @@ pub struct HubEndpoint {
     addr: SocketAddr,
     accepted: Mutex<mpsc::Receiver<Accepted>>,
     shared: Arc<Shared>,
-    quic: quinn::Endpoint,
+    quic: HubQuic,
     /// The same socket as QUIC's.
     knocker: UdpSocket,
     stop: CancellationToken,
@@ -173,11 +174,11 @@ impl HubEndpoint {
     pub fn bind(config: HubConfig) -> Result<Self, BindError> {
         let certs = Arc::new(ServerCerts::new(tls::certified(&config.server)?));
         let tls = tls::server_config(Arc::clone(&certs), &config.ca)?;
-        let crypto = QuicServerConfig::try_from(tls.clone()).map_err(|e| BindError::Tls(e.to_string()))?;
+        let crypto = HubTls::new(tls.clone()).map_err(|e| BindError::Tls(e.to_string()))?;
         let limits = config.limits;
         let mut quic_config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         quic_config
-            .transport_config(quic::transport(limits.idle, 0, false))
+            .transport_config(quic::hub_transport(limits.idle))
             .migration(true)
             .max_incoming(limits.half_open)
             .incoming_buffer_size(16 * 1024)
@@ -198,11 +199,10 @@ impl HubEndpoint {
             source,
         };
         let knocker = udp.try_clone().map_err(udp_failed)?;
-        let quic = quinn::Endpoint::new(
+        let quic = HubQuic::start(
             quic::hub_endpoint(quic::reset_key(config.server.key()?.secret_der())),
-            Some(quic_config),
+            quic_config,
             udp,
-            Arc::new(quinn::TokioRuntime),
         )
         .map_err(udp_failed)?;
         let (out, accepted) = mpsc::channel(limits.backlog.max(1));
@@ -356,7 +356,7 @@ fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-async fn accept_quic(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
+async fn accept_quic(shared: Arc<Shared>, endpoint: HubQuic) {
     loop {
         let incoming = tokio::select! {
             biased;
@@ -367,8 +367,8 @@ async fn accept_quic(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
             },
         };
         if shared.half_open_quic.len() >= shared.limits.validate_above && incoming.may_retry() {
-            if let Err(e) = incoming.retry() {
-                tracing::debug!(error = %e, "cannot ask for address validation");
+            if !incoming.retry() {
+                tracing::debug!("cannot ask for address validation");
             }
             continue;
         }
@@ -464,9 +464,10 @@ fn judge(
     }
 }
 
-async fn handshake_quic(shared: &Shared, incoming: quinn::Incoming) -> Result<Connection, NotIn> {
+async fn handshake_quic(shared: &Shared, incoming: Incoming) -> Result<Connection, NotIn> {
     let failed = |e: quinn::ConnectionError| NotIn::Handshake(e.to_string());
-    let connection = incoming.accept().map_err(failed)?.await.map_err(failed)?;
+    let connection = incoming.accept().map_err(failed)?;
+    connection.opened().await.map_err(failed)?;
     let alpn = connection
         .handshake_data()
         .and_then(|d| d.downcast::<HandshakeData>().ok())
@@ -478,12 +479,12 @@ async fn handshake_quic(shared: &Shared, incoming: quinn::Incoming) -> Result<Co
     match judge(shared, alpn.as_deref(), leaf, connection.remote_address()) {
         Ok(peer) => {
             let mut out = connection.open_uni().await.map_err(failed)?;
-            let io = |e: quinn::WriteError| NotIn::Handshake(e.to_string());
+            let io = |e: io::Error| NotIn::Handshake(e.to_string());
             out.write_all(&greeting::welcome()).await.map_err(io)?;
-            Ok(Connection::quic(connection, peer, None))
+            Ok(Connection::hub(connection, peer))
         }
         Err(goodbye) => {
-            connection.close(goodbye.code.to_u32().into(), &goodbye.reason());
+            connection.close(goodbye.code.to_u32().into(), goodbye.reason());
             Err(NotIn::Refused(goodbye))
         }
     }

@@ -1,5 +1,10 @@
 //! QUIC as the link wants it: little memory per idle connection, no packet that is not needed.
 
+mod conn;
+mod hub;
+mod stream;
+mod tls;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +15,10 @@ use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::connection::MAX_STREAMS;
+pub(crate) use conn::HubConnection;
+pub(crate) use hub::{HubQuic, Incoming};
+pub(crate) use stream::{RecvHalf, SendHalf};
+pub(crate) use tls::HubTls;
 
 /// Length of the ids the hub hands out, in bytes. Each travels in every packet towards the hub. Four bytes tell 10^5 connections with a
 /// few ids each apart: quinn draws again when one is taken, and a stray packet for a retired id fails its authentication.
@@ -25,15 +34,28 @@ const MTU_AGAIN: Duration = Duration::from_secs(24 * 3600);
 /// And it is content this close to the largest packet: two probes in place of five in each direction of each connection.
 const MTU_NEAR: u16 = 120;
 
-/// Parameters of a connection. `uni` is how many one-way streams the peer may open: one for a gateway (the hub's greeting), none for
-/// the hub. `bulk`: send several packets by one system call; a connection then keeps a buffer for ten packets, which is a quarter of what
-/// an idle gateway would cost the hub.
-pub(crate) fn transport(idle: Duration, uni: u32, bulk: bool) -> Arc<TransportConfig> {
+/// Streams that a gateway may have open at once: its session, and a dozen questions of its own. A place for each is kept ready before it
+/// is opened, in tables that double after 14; the hub's greeting takes one too.
+const GATEWAY_STREAMS: u32 = 13;
+
+/// Parameters of a gateway's connections. One stream one way is for the hub's greeting.
+pub(crate) fn edge_transport(idle: Duration) -> Arc<TransportConfig> {
+    transport(idle, MAX_STREAMS, 1, true)
+}
+
+/// Parameters of the hub's connections.
+pub(crate) fn hub_transport(idle: Duration) -> Arc<TransportConfig> {
+    transport(idle, GATEWAY_STREAMS, 0, false)
+}
+
+/// `streams` and `uni` are how many streams, both ways and one way, the peer may open. `bulk`: send several packets by one system call,
+/// for which a connection keeps a buffer for ten packets.
+fn transport(idle: Duration, streams: u32, uni: u32, bulk: bool) -> Arc<TransportConfig> {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.interval(MTU_AGAIN).minimum_change(MTU_NEAR);
     let mut config = TransportConfig::default();
     config
-        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_bidi_streams(VarInt::from_u32(streams))
         .max_concurrent_uni_streams(VarInt::from_u32(uni))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))

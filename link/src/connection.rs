@@ -26,8 +26,7 @@ use crate::quic::{HubConnection, RecvHalf, SendHalf};
 pub(crate) use mux::{Io, Mux, WRITE_BUFFER};
 
 /// Streams that the hub may have open on one connection: one per question that is being asked (`logs -f`, `exec`, watches through the
-/// hub). Over TCP the gateway may open as many; over QUIC it may open 13, its session
-/// included.
+/// hub). Over TCP the gateway may open as many; over QUIC 13, its session included.
 pub const MAX_STREAMS: u32 = 16;
 
 /// How long the first byte of a stream may take: it leaves together with the stream's opening.

@@ -252,12 +252,17 @@ impl<S: Carrier> Driver<S> {
     }
 
     /// Drives the session until it ends. `cancel` closes it in order.
-    pub async fn run(mut self, cancel: CancellationToken) -> Outcome {
-        let end = self.turns(&cancel).await;
-        self.last_words(&end).await;
-        Outcome {
-            end,
-            session: self.session,
+    ///
+    /// Not an async function: one that changes what it was given holds it twice.
+    pub fn run(self, cancel: CancellationToken) -> impl Future<Output = Outcome> + Send {
+        let mut driver = self;
+        async move {
+            let end = driver.turns(&cancel).await;
+            driver.last_words(&end).await;
+            Outcome {
+                end,
+                session: driver.session,
+            }
         }
     }
 
@@ -550,5 +555,22 @@ impl<S: Carrier> Io<S> {
                 *buffer = BytesMut::from(&buffer[..]);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The future of a driver is held by the hub for each gateway: it is little more than the session and the stream in it.
+    #[tokio::test]
+    async fn a_driver_holds_its_session_once() {
+        let session = Session::hub(proto::HubConfig::new("hub", 1), "gw-1", Now::from_secs(1));
+        let (near, _far) = tokio::io::duplex(64);
+        let (driver, _handle, _events) = drive(session, near);
+        let itself = size_of_val(&driver);
+        let running = size_of_val(&driver.run(CancellationToken::new()));
+        assert!(itself <= size_of::<Session>() + 256, "{itself}");
+        assert!(running <= itself + 640, "{running} bytes for a driver of {itself}");
     }
 }

@@ -51,31 +51,31 @@ impl From<SessionEnded> for Stop {
 
 /// Serves a connection whose peer was let in by the gate.
 pub(crate) async fn serve(fleet: Arc<Fleet>, connection: Connection) {
-    let Some(peer) = connection.peer().cloned() else {
-        return;
-    };
-    let Some(node) = peer.node().map(Arc::<str>::from) else {
+    let Some((node, serial)) = connection
+        .peer()
+        .and_then(|peer| Some((Arc::<str>::from(peer.node()?), peer.serial.clone())))
+    else {
         return;
     };
     let stream = tokio::select! {
         biased;
         () = fleet.drain.stopping() => None,
-        stream = tokio::time::timeout(STREAM_DEADLINE, session_stream(&connection)) => stream.ok().flatten(),
+        stream = tokio::time::timeout(STREAM_DEADLINE, Box::pin(session_stream(&connection))) => stream.ok().flatten(),
     };
     let Some(stream) = stream else {
         connection.close(&Goodbye::new(CloseCode::Protocol, "no session was begun"));
         return;
     };
     let epoch = fleet.next_epoch();
-    let (driving, working) = both_sides(&fleet, &connection, &node, peer.serial, epoch, stream);
-    let (outcome, live) = tokio::join!(driving, working);
-    let code = match &outcome.end {
+    let (driving, working) = both_sides(&fleet, &connection, &node, serial, epoch, stream);
+    let (end, live) = tokio::join!(driving, working);
+    let code = match &end {
         driver::End::Session(_) => CloseCode::Protocol,
         driver::End::Closed if fleet.drain.is_stopping() => CloseCode::GoingAway,
         _ => CloseCode::Normal,
     };
     connection.close(&Goodbye::new(code, ""));
-    tracing::debug!(%node, epoch, end = %outcome.end, "A session ended.");
+    tracing::debug!(%node, epoch, %end, "A session ended.");
     if let Some(live) = live {
         fleet.metrics.sessions_ended.add(1);
         live.outbox.end();
@@ -97,7 +97,7 @@ fn both_sides<'a>(
     serial: String,
     epoch: u64,
     stream: Stream,
-) -> (Boxed<'a, driver::Outcome>, Boxed<'a, Option<Arc<Live>>>) {
+) -> (Boxed<'a, driver::End>, Boxed<'a, Option<Arc<Live>>>) {
     let session = Session::hub(fleet.session_config(epoch), node, daemon::clock::since_start());
     let (driver, handle, events) = driver::drive(session, stream);
     let run = Run {
@@ -107,8 +107,11 @@ fn both_sides<'a>(
         serial,
         epoch,
     };
-    let driving = Box::pin(driver.run(fleet.drain.token().clone()));
-    (driving, Box::pin(run.until_end(handle, events)))
+    // Of the outcome only its end is wanted; the session would have its place in the task from the beginning.
+    let driving = Box::pin(driver.run(fleet.drain.token().clone()).map(|outcome| outcome.end));
+    let mut events = events;
+    let working = async move { run.until_end(&handle, &mut events).await };
+    (driving, Box::pin(working))
 }
 
 /// The stream that the session runs on: the first that says so.
@@ -131,23 +134,24 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// The application's side. Returns the session's entry when it was taken in.
-    async fn until_end(self, handle: SessionHandle, mut events: Events) -> Option<Arc<Live>> {
-        let Ok(Some((live, journals))) = self.hello(&handle, &mut events).await else {
+    async fn until_end(&self, handle: &SessionHandle, events: &mut Events) -> Option<Arc<Live>> {
+        // Once for each session; its future goes when it is done.
+        let Ok(Some((live, journals))) = Box::pin(self.hello(handle, events)).await else {
             // Refused: the driver ends by itself when it has told the gateway.
             while events.next().await.is_some() {}
             return None;
         };
         let mut work = Work {
-            run: &self,
+            run: self,
             live: &live,
-            handle: &handle,
+            handle,
             journals,
             sink: Sink::new(self.fleet.store.clone()),
             batches: VecDeque::new(),
             written: BTreeMap::new(),
             lost: BTreeMap::new(),
         };
-        if let Err(Stop::Store(e)) = work.until_end(&mut events).await {
+        if let Err(Stop::Store(e)) = work.until_end(events).await {
             match &e {
                 CommitError::KvConflict { .. } => {
                     tracing::info!(node = %self.node, "Two sessions of a gateway wrote a journal; one of them is ended.");
@@ -308,7 +312,8 @@ impl Work<'_> {
                         let entry = self.journals.dropped(&stream, from, to);
                         self.sink.push(entry).await;
                     }
-                    Some(event) => self.event(event).await?,
+                    // Rare, and large: in a box it has no place in the task while nothing happens.
+                    Some(event) => Box::pin(self.event(event)).await?,
                 },
                 stream = self.run.connection.accept_bi(), if connected => match stream {
                     Ok(stream) => self.run.fleet.serve_stream(&self.live.node, stream),
@@ -371,6 +376,10 @@ impl Work<'_> {
             let over = self.lost.iter().filter(|(_, last)| *last <= done);
             lost.extend(over.map(|(key, _)| Key::clone(key)));
             self.lost.retain(|_, last| *last > *done);
+        }
+        if self.batches.is_empty() && self.written.is_empty() && self.lost.is_empty() {
+            // Emptied, they would keep their room for as long as the gateway is at rest.
+            (self.batches, self.written, self.lost) = (VecDeque::new(), BTreeMap::new(), BTreeMap::new());
         }
         if !acknowledge.is_empty() || !lost.is_empty() || !again.is_empty() {
             self.handle

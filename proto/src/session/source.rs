@@ -295,6 +295,10 @@ impl Source {
         self.believed.change(pending.peer, hash);
         if self.set.hash(key) == hash {
             self.pending.remove(key);
+            if self.pending.is_empty() {
+                // An emptied map keeps room for eleven keys.
+                self.pending = BTreeMap::new();
+            }
         } else {
             *pending = Pending {
                 peer: hash,

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use link::driver::{self, Events, SessionEnded, SessionHandle};
 use link::pki::NodeProfile;
 use link::{CloseCode, Connection, Goodbye, Stream, StreamKind};

@@ -7,6 +7,8 @@
 mod again;
 #[path = "agent/devices.rs"]
 mod devices;
+#[path = "agent/external.rs"]
+mod external;
 #[path = "agent/harness.rs"]
 mod harness;
 #[path = "agent/hub.rs"]

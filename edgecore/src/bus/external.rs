@@ -73,6 +73,7 @@ impl Connection {
         events
             .pending
             .retain(|request| !matches!(request, Request::PubAck(_) | Request::PubRec(_)));
+        events.pending.truncate(OUTGOING);
     }
 }
 
@@ -137,12 +138,14 @@ impl External {
         )));
         let by: Arc<str> = "mqtt".into();
         let mut backoff = FullJitter::new(BACKOFF.0, BACKOFF.1);
+        let mut connected = false;
         loop {
             let event = tokio::select! {
                 biased;
                 () = drain.stopping() => return,
                 () = anew.notified() => {
                     connection.over(&mut events);
+                    connected = false;
                     pause(&mut backoff, &drain).await;
                     continue;
                 }
@@ -150,6 +153,7 @@ impl External {
             };
             match event {
                 Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                    connected = true;
                     backoff.reset();
                     let filters = FILTERS.map(|f| SubscribeFilter::new(f.to_owned(), QoS::AtLeastOnce));
                     if client.try_subscribe_many(filters).is_err() {
@@ -175,7 +179,10 @@ impl External {
                 }
                 Ok(_) => {}
                 Err(e) => {
-                    connection.over(&mut events);
+                    // Without a connection there is nothing to forget, and what waits stays in its bounded queue.
+                    if std::mem::take(&mut connected) {
+                        connection.over(&mut events);
+                    }
                     tracing::warn!(error = %e, "No connection to the external MQTT broker.");
                     pause(&mut backoff, &drain).await;
                 }

@@ -22,7 +22,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use crate::goodbye::{CloseCode, Goodbye};
 use crate::knock::{Ear, Knocks};
 use crate::pki::{self, Cert, NODE_GROUP, NODE_PREFIX};
-use crate::quic::{HubConnection, RecvHalf, SendHalf};
+use crate::quic::{HubConnection, RecvHalf, SendHalf, make_room_for_close};
 pub(crate) use mux::{Io, Mux, WRITE_BUFFER};
 
 /// Streams that the hub may have open on one connection: one per question that is being asked (`logs -f`, `exec`, watches through the
@@ -249,7 +249,10 @@ impl Connection {
     /// Ends the connection with all its streams. What was written and not yet acknowledged may be lost: [`Stream::finish`] first.
     pub fn close(&self, goodbye: &Goodbye) {
         match &self.inner {
-            Inner::Quic(c) => c.close(goodbye.code.to_u32().into(), &goodbye.reason()),
+            Inner::Quic(c) => {
+                make_room_for_close(c.congestion_state());
+                c.close(goodbye.code.to_u32().into(), &goodbye.reason());
+            }
             Inner::Hub(c) => c.close(goodbye.code.to_u32().into(), goodbye.reason()),
             Inner::Tcp(mux) => mux.close(),
         }

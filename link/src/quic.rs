@@ -4,6 +4,7 @@ mod conn;
 mod hub;
 mod stream;
 mod tls;
+mod window;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub(crate) use conn::HubConnection;
 pub(crate) use hub::{HubQuic, Incoming};
 pub(crate) use stream::{RecvHalf, SendHalf};
 pub(crate) use tls::HubTls;
+pub(crate) use window::make_room_for_close;
 
 /// Length of the ids the hub hands out, in bytes. Each travels in every packet towards the hub. Four bytes tell 10^5 connections with a
 /// few ids each apart: quinn draws again when one is taken, and a stray packet for a retired id fails its authentication.
@@ -66,6 +68,7 @@ fn transport(idle: Duration, streams: u32, uni: u32, bulk: bool) -> Arc<Transpor
         .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(0)
         .crypto_buffer_size(16 * 1024)
+        .congestion_controller_factory(Arc::new(window::Windows::default()))
         .enable_segmentation_offload(bulk)
         .mtu_discovery_config(Some(mtu));
     Arc::new(config)

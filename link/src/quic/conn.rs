@@ -25,6 +25,7 @@ use tokio::time::{Sleep, sleep_until};
 
 use super::hub::{Shared, now, with_packet};
 use super::stream::{RecvHalf, SendHalf};
+use super::window::make_room_for_close;
 
 /// Packets that wait for the task; beyond, they are lost, as they would be in a full socket. More than the receive window holds.
 const INBOX: usize = 512;
@@ -116,6 +117,7 @@ impl Conn {
     pub(super) fn close(&self, code: VarInt, reason: Bytes) {
         let mut state = self.state();
         if state.error.is_none() {
+            make_room_for_close(state.machine.congestion_state().clone_box());
             state.machine.close(now(), code, reason);
             self.end(&mut state, ConnectionError::LocallyClosed);
             self.nudge();

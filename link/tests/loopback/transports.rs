@@ -267,3 +267,23 @@ async fn a_connection_outlives_a_new_address() {
     assert_ne!(server.remote_addr(), before);
     assert_eq!((edge.close_reason(), server.close_reason()), (None, None));
 }
+
+#[tokio::test]
+async fn a_close_is_heard_in_the_middle_of_a_transfer() {
+    let hub = Hub::new();
+    for by_hub in [true, false] {
+        let (edge, server) = hub
+            .pair(&hub.dialer("gw-1").transports(Transports::QuicOnly), &hub.addrs())
+            .await;
+        let (closing, hearing) = if by_hub { (server, edge) } else { (edge, server) };
+        let mut out = closing.open(StreamKind::Http).await.unwrap();
+        let writing = tokio::spawn(async move { out.write_all(&vec![0; 8_000_000]).await.is_err() });
+        let mut stream = soon(hearing.accept_bi()).await.unwrap();
+        stream.read_kind().await.unwrap();
+        // Right after the first bytes, when as many are under way as are allowed.
+        let why = Goodbye::new(CloseCode::GoingAway, "enough");
+        closing.close(&why);
+        assert_eq!(soon(hearing.closed()).await, Closed::Peer(why), "by the hub: {by_hub}");
+        assert!(soon(writing).await.unwrap());
+    }
+}

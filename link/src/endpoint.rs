@@ -260,6 +260,11 @@ impl HubEndpoint {
         (q.len(), t.len(), q.put_out() + t.put_out())
     }
 
+    /// QUIC connections that take up memory: in the handshake, in use, and for some round trips after they were closed.
+    pub fn quic_connections(&self) -> usize {
+        self.quic.live()
+    }
+
     /// Makes itself known to gateways that may still believe themselves connected to an earlier process on this port: to be called after
     /// a start with the addresses at which gateways were last seen over QUIC. Those that are there and have no connection come back
     /// at once, not at their next heartbeat; the others do nothing about it. Sends one small packet to each address, at most 5,000 a

@@ -28,6 +28,8 @@ use super::conn::{Conn, HubConnection};
 const BATCH: usize = 8;
 /// Room for one of them: the largest there is.
 const DATAGRAM: usize = 64 * 1024;
+/// Batches taken before others on this thread get their turn, however much more there is: nobody paces a stranger's flood.
+const BATCHES: usize = 8;
 /// After an error of the socket that is not one packet's fault.
 const SOCKET_PAUSE: Duration = Duration::from_millis(20);
 
@@ -43,6 +45,8 @@ pub(crate) struct HubQuic(Arc<Shared>);
 /// What connections and the port's own task share.
 pub(super) struct Shared {
     socket: Socket,
+    /// Bytes of the largest datagram that peers were told to send.
+    largest: u64,
     routes: Mutex<Routes>,
     /// Somebody wants to come in, or nobody can any more.
     knocked: Notify,
@@ -66,6 +70,7 @@ impl HubQuic {
     /// When the socket cannot be used.
     pub(crate) fn start(config: EndpointConfig, server: ServerConfig, socket: UdpSocket) -> io::Result<Self> {
         let socket = Socket::new(socket)?;
+        let largest = config.get_max_udp_payload_size();
         let endpoint = quinn_proto::Endpoint::new(
             Arc::new(config),
             Some(Arc::new(server)),
@@ -74,6 +79,7 @@ impl HubQuic {
         );
         let shared = Arc::new(Shared {
             socket,
+            largest,
             routes: Mutex::new(Routes {
                 endpoint,
                 conns: Vec::new(),
@@ -124,6 +130,11 @@ impl HubQuic {
         self.0.idle.notify_waiters();
     }
 
+    /// Connections that have a state here: in the handshake, in use, and closed ones whose last packets may still be on the way.
+    pub(crate) fn live(&self) -> usize {
+        self.0.routes().live
+    }
+
     /// Resolves when no connection is left.
     pub(crate) async fn wait_idle(&self) {
         loop {
@@ -164,6 +175,11 @@ impl Shared {
 
     /// Looks at a datagram and passes it on.
     fn take(&self, routes: &mut Routes, meta: &RecvMeta, datagram: &[u8], answer: &mut Vec<u8>) {
+        // A larger one than was agreed would only take up memory. Port 0 cannot be answered; trying to would look to quinn as if the
+        // system could not mark packets, and it would stop marking any.
+        if datagram.len() as u64 > self.largest || meta.addr.port() == 0 {
+            return;
+        }
         answer.clear();
         let ecn = meta.ecn.and_then(|e| quinn_proto::EcnCodepoint::from_bits(e as u8));
         let event = routes
@@ -198,7 +214,14 @@ impl Shared {
                 Ok(read) => read,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 // Somebody's answer to a packet of ours; it may be forged.
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(true),
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+                    ) =>
+                {
+                    return Ok(true);
+                }
                 Err(e) => return Err(e),
             }
         };
@@ -221,11 +244,22 @@ impl Drop for Shared {
     }
 }
 
+/// However the port's task ends, nobody is left waiting for packets that cannot come.
+struct Ending(HubQuic);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.close(VarInt::from_u32(0), &Bytes::new());
+    }
+}
+
 /// The port's task, until it is closed and the last connection is gone.
 async fn receive(shared: Arc<Shared>) {
+    let _ending = Ending(HubQuic(Arc::clone(&shared)));
     // Pages that no packet was ever written to cost nothing.
     let mut buffers = std::array::from_fn(|_| vec![0; DATAGRAM].into_boxed_slice());
     let mut answer = Vec::new();
+    let mut failing = false;
     loop {
         let idle = shared.idle.notified();
         {
@@ -240,13 +274,25 @@ async fn receive(shared: Arc<Shared>) {
             ready = shared.socket.io.readable() => ready,
         };
         let mut more = ready.map(|()| true);
-        while let Ok(true) = more {
+        for _ in 0..BATCHES {
+            if !matches!(more, Ok(true)) {
+                break;
+            }
             more = shared.take_batch(&mut buffers, &mut answer);
-            tokio::task::coop::consume_budget().await;
         }
-        if let Err(e) = more {
-            tracing::warn!(error = %e, "cannot receive from the hub's UDP port");
-            tokio::time::sleep(SOCKET_PAUSE).await;
+        match more {
+            Ok(more) => {
+                failing = false;
+                if more {
+                    tokio::task::yield_now().await;
+                }
+            }
+            Err(e) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(error = %e, "cannot receive from the hub's UDP port; trying again until it works");
+                }
+                tokio::time::sleep(SOCKET_PAUSE).await;
+            }
         }
     }
 }
@@ -393,3 +439,6 @@ impl Socket {
         self.io.writable().await
     }
 }
+
+#[cfg(test)]
+mod tests;

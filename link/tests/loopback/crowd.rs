@@ -159,6 +159,38 @@ async fn half_open_quic_handshakes_do_not_keep_a_good_gateway_out() {
 }
 
 #[tokio::test]
+async fn quic_handshakes_that_never_end_leave_nothing() {
+    let hub = hub(HubLimits {
+        handshake: Duration::from_millis(300),
+        validate_above: 1000,
+        ..HubLimits::default()
+    });
+    let relay = Relay::start(hub.addr(), Udp::OneWay).await;
+    let deaf = hub.dialer("gw-0").transports(Transports::QuicOnly).times(quick());
+    let mut dials = JoinSet::new();
+    for _ in 0..200 {
+        let (deaf, addrs) = (deaf.clone(), relay.addrs());
+        dials.spawn(async move { deaf.dial(&addrs).await.is_ok() });
+    }
+    soon(async {
+        while hub.endpoint.quic_connections() < 100 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // Whoever is silent from here on.
+    dials.abort_all();
+    drop(relay);
+    soon(async {
+        while hub.endpoint.strangers().0 + hub.endpoint.quic_connections() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!(hub.endpoint.strangers().2, 0);
+}
+
+#[tokio::test]
 async fn idle_join_connections_end_and_do_not_keep_others_out() {
     let limits = HubLimits {
         joining: 8,

@@ -10,3 +10,4 @@ mod restart;
 mod sessions;
 mod transports;
 mod tunnels;
+mod weather;

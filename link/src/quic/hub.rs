@@ -28,8 +28,9 @@ use super::conn::{Conn, HubConnection};
 const BATCH: usize = 8;
 /// Room for one of them: the largest there is.
 const DATAGRAM: usize = 64 * 1024;
-/// Batches taken before others on this thread get their turn, however much more there is: nobody paces a stranger's flood.
-const BATCHES: usize = 8;
+/// Datagrams taken before others on this thread get their turn, however many more there are: nobody paces a stranger's flood. It is more
+/// than a socket's buffer of the usual size holds.
+const TURN: usize = 256;
 /// After an error of the socket that is not one packet's fault.
 const SOCKET_PAUSE: Duration = Duration::from_millis(20);
 
@@ -205,14 +206,14 @@ impl Shared {
         }
     }
 
-    /// Everything the socket has right now, at most one batch; whether there may be more.
-    fn take_batch(&self, buffers: &mut [Box<[u8]>; BATCH], answer: &mut Vec<u8>) -> io::Result<bool> {
+    /// What the socket has right now, at most one batch: how many datagrams that were, `None` when there are none.
+    fn take_batch(&self, buffers: &mut [Box<[u8]>; BATCH], answer: &mut Vec<u8>) -> io::Result<Option<usize>> {
         let mut metas = [RecvMeta::default(); BATCH];
         let read = {
             let mut slices = buffers.each_mut().map(|b| IoSliceMut::new(b));
             match self.socket.recv(&mut slices, &mut metas) {
                 Ok(read) => read,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 // Somebody's answer to a packet of ours; it may be forged.
                 Err(e)
                     if matches!(
@@ -220,18 +221,21 @@ impl Shared {
                         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
                     ) =>
                 {
-                    return Ok(true);
+                    return Ok(Some(1));
                 }
                 Err(e) => return Err(e),
             }
         };
+        let mut taken = 0;
         let mut routes = self.routes();
         for (meta, buffer) in metas.iter().zip(buffers.iter()).take(read) {
             for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
                 self.take(&mut routes, meta, datagram, answer);
+                taken += 1;
             }
         }
-        Ok(true)
+        // An empty datagram was one too.
+        Ok(Some(taken.max(read)))
     }
 }
 
@@ -273,17 +277,20 @@ async fn receive(shared: Arc<Shared>) {
             () = idle => continue,
             ready = shared.socket.io.readable() => ready,
         };
-        let mut more = ready.map(|()| true);
-        for _ in 0..BATCHES {
-            if !matches!(more, Ok(true)) {
-                break;
+        let mut taken = 0;
+        let ended = ready.and_then(|()| {
+            while taken < TURN {
+                let Some(n) = shared.take_batch(&mut buffers, &mut answer)? else {
+                    return Ok(());
+                };
+                taken += n;
             }
-            more = shared.take_batch(&mut buffers, &mut answer);
-        }
-        match more {
-            Ok(more) => {
+            Ok(())
+        });
+        match ended {
+            Ok(()) => {
                 failing = false;
-                if more {
+                if taken >= TURN {
                     tokio::task::yield_now().await;
                 }
             }

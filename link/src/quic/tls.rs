@@ -218,3 +218,6 @@ impl crypto::Session for HubSession {
         Err(ExportKeyingMaterialError)
     }
 }
+
+#[cfg(test)]
+mod tests;

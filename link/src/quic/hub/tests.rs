@@ -342,6 +342,20 @@ async fn a_port_that_closes_ends_whatever_is_under_way() {
     UdpSocket::bind(addr).unwrap();
 }
 
+#[tokio::test]
+async fn a_port_whose_task_is_gone_leaves_nobody_waiting() {
+    let both = Both::new();
+    let (gateway, hub) = both.pair().await;
+    // Another task on the same port that is torn down, as one that fails is.
+    let mut task = Box::pin(receive(Arc::clone(&both.hub.0)));
+    assert!(futures_util::poll!(task.as_mut()).is_pending());
+    drop(task);
+    assert!(soon(both.hub.accept()).await.is_none());
+    assert_eq!(soon(hub.closed()).await, ConnectionError::LocallyClosed);
+    soon(gateway.closed()).await;
+    soon(both.hub.wait_idle()).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_garbage_stops_neither_a_gateway_nor_the_end() {
     let both = Both::new();

@@ -37,6 +37,10 @@ struct Both {
 
 impl Both {
     fn new() -> Self {
+        Self::on(local())
+    }
+
+    fn on(socket: UdpSocket) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let now_ms = daemon::clock::wall_ms();
         let ca = HubCa::load_or_create(dir.path(), now_ms).unwrap();
@@ -45,7 +49,6 @@ impl Both {
         let crypto = HubTls::new(tls::server_config(certs, ca.cert()).unwrap()).unwrap();
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
         config.transport_config(hub_transport(IDLE)).migration(true);
-        let socket = local();
         let addr = socket.local_addr().unwrap();
         let reset = reset_key(server.key().unwrap().secret_der());
         let hub = HubQuic::start(hub_endpoint(reset), config, socket).unwrap();
@@ -210,6 +213,29 @@ async fn a_gateway_that_moves_in_the_middle_of_a_transfer_stays() {
         assert_ne!(hub.remote_address(), before);
     }
     assert_eq!((gateway.close_reason(), hub.close_reason()), (None, None));
+}
+
+#[tokio::test]
+async fn a_hub_with_many_addresses_answers_from_the_one_that_was_asked() {
+    // Not every machine has IPv6.
+    let both_families = UdpSocket::bind("[::]:0").ok();
+    for socket in both_families.into_iter().chain(UdpSocket::bind("0.0.0.0:0")) {
+        let mut both = Both::on(socket);
+        both.addr = SocketAddr::from(([127, 0, 0, 3], both.addr.port()));
+        // A gateway takes nothing from elsewhere, neither of its connection nor before there is one.
+        let mut retried = both.dial();
+        assert!(soon(both.hub.accept()).await.unwrap().retry());
+        let again = tokio::select! {
+            done = &mut retried => panic!("{:?}", done.err()),
+            again = soon(both.hub.accept()) => again.unwrap(),
+        };
+        assert!(!again.may_retry());
+        let hub = again.accept().unwrap();
+        let (gateway, opened) = soon(async { tokio::join!(retried, hub.opened()) }).await;
+        opened.unwrap();
+        let gateway = gateway.unwrap();
+        Loop::open(&gateway, &hub).await.round(100_000).await;
+    }
 }
 
 #[tokio::test]

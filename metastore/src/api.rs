@@ -11,6 +11,7 @@
 //! Invariants: a 2xx to a write follows its commit; every object stored has passed its schema; a body, a selector, a patch and a schema are
 //! bounded before they are worked on; a stored object is not encoded again to be shown in its stored form.
 
+mod apply;
 mod auth;
 mod body;
 mod builtin;
@@ -49,5 +50,5 @@ pub use codec::MAX_BODY;
 pub use internal::{Applied, Parts};
 pub use kinds::KindSpec;
 pub use serve::{ALPN, Identify, serve, serve_stream};
-pub use server::{ApiServer, BuildError, Builder, ResourceId, refusal};
+pub use server::{ApiServer, BuildError, Builder, OwnProgram, ResourceId, refusal};
 pub use status::{Cause, Details, Status};

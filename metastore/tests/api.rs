@@ -5,6 +5,8 @@
 #[path = "api/support.rs"]
 mod support;
 
+#[path = "api/apply.rs"]
+mod apply;
 #[path = "api/hostile.rs"]
 mod hostile;
 #[path = "api/internal.rs"]

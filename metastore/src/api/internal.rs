@@ -9,7 +9,7 @@ use super::kinds::KindSpec;
 use super::request::Strictness;
 use super::server::{ApiServer, ResourceId};
 use super::status::Status;
-use super::write::{Deleted, Part, Preconditions, Writing, parse};
+use super::write::{Deleted, Owner, Part, Preconditions, Writing, parse};
 use super::{meta, write};
 use crate::store::Object;
 use std::sync::Arc;
@@ -189,6 +189,7 @@ const fn writing<'a>(
         subresource,
         dry_run: false,
         strictness: Strictness::Ignore,
+        owner: Owner::Nobody,
     }
 }
 

@@ -204,7 +204,7 @@ fn member(
                 list.push(item);
             }
         }
-        Kind::Map(inner) => {
+        Kind::Map(inner) | Kind::Whole(inner) => {
             let Wire::Bytes(entry) = wire else {
                 return Err("not a map".to_owned());
             };
@@ -252,7 +252,7 @@ fn empty(kind: &Kind) -> Value {
         Kind::Scalar("int32" | "int64" | "number") => json!(0),
         Kind::Scalar(_) => json!(""),
         Kind::List(_) | Kind::Set(_) | Kind::Keyed(..) => json!([]),
-        Kind::Map(_) | Kind::Named(_) => json!({}),
+        Kind::Map(_) | Kind::Whole(_) | Kind::Named(_) => json!({}),
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, Method, header};
 
+use super::apply::MAX_MANAGER;
 use super::selector::{Fields, Labels};
 use super::status::{Cause, Status};
 use super::table::RowObject;
@@ -372,11 +373,23 @@ pub(crate) enum Strictness {
 pub(crate) struct WriteQuery {
     pub(crate) dry_run: bool,
     pub(crate) strictness: Strictness,
+    /// An apply takes what others own.
+    pub(crate) force: bool,
 }
 
 impl WriteQuery {
     /// Reads them; `kind` is that of the options object (`CreateOptions`).
     pub(crate) fn parse(query: &Query, kind: &str) -> Result<Self, Status> {
+        let manager = query.get("fieldManager").unwrap_or_default();
+        if manager.len() > MAX_MANAGER {
+            let cause = Cause::too_long("fieldManager", MAX_MANAGER as u64);
+            return Err(Status::invalid_option(kind, cause));
+        }
+        if manager.chars().any(char::is_control) {
+            let why = "should only contain printable characters";
+            let cause = Cause::invalid("fieldManager", &format!("{manager:?}"), why);
+            return Err(Status::invalid_option(kind, cause));
+        }
         let mut dry_run = false;
         for value in query.all("dryRun") {
             match value {
@@ -398,8 +411,19 @@ impl WriteQuery {
                 return Err(Status::invalid_option(kind, cause));
             }
         };
-        Ok(Self { dry_run, strictness })
+        Ok(Self {
+            dry_run,
+            strictness,
+            force: query.flag("force"),
+        })
     }
+}
+
+/// The program that asks, as its `User-Agent` begins.
+pub(crate) fn program(headers: &HeaderMap) -> String {
+    let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok());
+    let name = agent.unwrap_or_default().split('/').next().unwrap_or_default();
+    name.chars().take(MAX_MANAGER).collect()
 }
 
 /// The verb of a request on a resource, as authorization knows it.

@@ -96,6 +96,8 @@ pub(crate) struct Schema {
     pub(crate) int_or_string: bool,
     /// `x-kubernetes-embedded-resource`.
     pub(crate) embedded: bool,
+    /// `x-kubernetes-map-type: atomic`: one field to its owners, whatever is in it.
+    pub(crate) atomic: bool,
     /// Strategic merge drops members that a patch does not name (`retainKeys`).
     pub(crate) retain_keys: bool,
     pub(crate) properties: BTreeMap<Box<str>, Arc<Self>>,
@@ -185,6 +187,9 @@ impl Schema {
         }
         if self.embedded {
             put("x-kubernetes-embedded-resource", json!(true));
+        }
+        if self.atomic {
+            put("x-kubernetes-map-type", json!("atomic"));
         }
         if self.retain_keys {
             put("x-kubernetes-patch-strategy", json!("retainKeys"));

@@ -19,7 +19,7 @@ use super::builtin::{DEFINITIONS, builtin_kinds};
 use super::kinds::{KindSpec, Registry};
 use super::request::{self, Query, ResourcePath, Route};
 use super::status::Status;
-use super::write::{Part, Writing};
+use super::write::{Owner, Part, Writing};
 use super::{codec, definitions, discovery, lifecycle, openapi, write};
 use crate::store::{ListOptions, Scope, Store};
 
@@ -43,6 +43,11 @@ impl std::fmt::Debug for ApiServer {
             .finish_non_exhaustive()
     }
 }
+
+/// Put into the extensions of a request that the program's own controllers make: what they write has no owner in `metadata.managedFields`,
+/// as they decide about whole objects and would only make them larger.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnProgram;
 
 /// What the server consists of.
 pub(crate) struct Core {
@@ -504,7 +509,12 @@ impl Core {
         if misplaced {
             return Err(Status::no_such_resource());
         }
+        let manager = match query.get("fieldManager").filter(|m| !m.is_empty()) {
+            Some(name) => name.to_owned(),
+            None => request::program(&parts.headers),
+        };
         let call = Call {
+            manager,
             kind,
             namespace: target.namespace,
             name: target.name,
@@ -529,6 +539,8 @@ pub(crate) struct Call {
     pub(crate) subresource: String,
     pub(crate) user: User,
     pub(crate) query: Query,
+    /// Who owns what is written: `fieldManager`, or the program that asks.
+    pub(crate) manager: String,
     pub(crate) parts: Parts,
 }
 
@@ -551,6 +563,11 @@ impl Call {
             subresource: &self.subresource,
             dry_run: options.dry_run,
             strictness: options.strictness,
+            owner: if self.parts.extensions.get::<OwnProgram>().is_some() {
+                Owner::Nobody
+            } else {
+                Owner::Update(&self.manager)
+            },
         }
     }
 }

@@ -275,6 +275,19 @@ impl Status {
         }
     }
 
+    /// 409: an applied configuration changes what others own.
+    pub(crate) fn apply_conflict(message: String, causes: Vec<Cause>) -> Self {
+        Self {
+            code: 409,
+            reason: "Conflict",
+            message,
+            details: Some(Box::new(Details {
+                causes,
+                ..Details::default()
+            })),
+        }
+    }
+
     /// 409: the object was changed between read and write.
     pub fn modified(group: &str, resource: &str, name: &str) -> Self {
         Self::conflict(

@@ -9,13 +9,15 @@ use futures_util::stream;
 use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::apply::{self, Manager};
 use super::body::ApiBody;
 use super::codec::{self, Parsed};
 use super::patch::Patch;
 use super::request::{Form, ListQuery, WriteQuery, accept};
+use super::schema::shape;
 use super::server::{Call, Core, json_response, with_warnings};
 use super::status::{Cause, Details, Status, success};
-use super::write::{Deleted, Part, Preconditions, Written, encode, parse};
+use super::write::{Deleted, Owner, Part, Preconditions, Written, encode, parse};
 use super::{meta, read, table};
 
 /// Deletes of a collection that are on their way at once.
@@ -89,6 +91,13 @@ impl Core {
     async fn patch(self: &Arc<Self>, call: &Call, body: &[u8], form: Form) -> Result<Response<ApiBody>, Status> {
         let options = WriteQuery::parse(&call.query, "PatchOptions")?;
         let part = self.part(call)?;
+        if is_apply(call) {
+            return self.apply_request(call, body, form, options, part).await;
+        }
+        if call.query.get("force").is_some() {
+            let cause = Cause::forbidden("force", "may not be specified for non-apply patch");
+            return Err(Status::invalid_option("PatchOptions", cause));
+        }
         let (patch, duplicates) = read_patch(call, body)?;
         let name = call.name.as_deref().unwrap_or_default();
         let schema = call.kind.schema.clone();
@@ -104,6 +113,69 @@ impl Core {
             })
             .await?;
         answer(call, StatusCode::OK, &written, form)
+    }
+
+    /// PATCH with a configuration: server-side apply. Makes the object when there is none.
+    async fn apply_request(
+        self: &Arc<Self>,
+        call: &Call,
+        body: &[u8],
+        form: Form,
+        options: WriteQuery,
+        part: Part,
+    ) -> Result<Response<ApiBody>, Status> {
+        let kind = &call.kind;
+        if call.query.get("fieldManager").is_none_or(str::is_empty) {
+            let cause = Cause::required("fieldManager", "is required for apply patch");
+            return Err(Status::invalid_option("PatchOptions", cause));
+        }
+        let config = codec::yaml(body)
+            .map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))
+            .and_then(|config| configuration(config, call))?;
+        let name = call.name.as_deref().unwrap_or_default();
+        let now = meta::now();
+        let manager = Manager {
+            name: &call.manager,
+            api_version: &kind.api_version(),
+            subresource: &call.subresource,
+            now: &now,
+        };
+        // The parts that this path does not write are nobody's by it.
+        let foreign = |field: &str| match part {
+            Part::Status => !matches!(field, "apiVersion" | "kind" | "metadata" | "status"),
+            Part::Main => field == "status" && kind.has_status(),
+            Part::Whole => false,
+        };
+        let compute = |current: Option<&Value>| {
+            let value = apply::apply(current, &config, foreign, manager, options.force, &kind.schema)
+                .map_err(|e| apply::refusal(&e, name))?;
+            Ok(Parsed {
+                value,
+                duplicates: Vec::new(),
+            })
+        };
+        let mut writing = call.writing(part, options);
+        writing.owner = Owner::Applied;
+        // Once more for an object that came or went in between.
+        for _ in 0..4 {
+            let conditional = !meta::text(&config, "resourceVersion").is_empty();
+            let written = self
+                .update(writing, name, conditional, &mut |current| compute(Some(current)))
+                .await;
+            match written {
+                Err(s) if s.code == 404 && part == Part::Main => {}
+                other => return answer(call, StatusCode::OK, &other?, form),
+            }
+            if !meta::text(&config, "uid").is_empty() {
+                let why = "uid mismatch: the provided object specified a uid, and no object of that name was found";
+                return Err(Status::conflict(&kind.group, &kind.plural, name, why));
+            }
+            match self.create(writing, compute(None)?).await {
+                Err(s) if s.reason == "AlreadyExists" => {}
+                other => return answer(call, StatusCode::CREATED, &other?, form),
+            }
+        }
+        Err(Status::modified(&kind.group, &kind.plural, name))
     }
 
     fn part(&self, call: &Call) -> Result<Part, Status> {
@@ -265,6 +337,44 @@ impl Core {
     }
 }
 
+fn is_apply(call: &Call) -> bool {
+    let media = call.content_type().split(';').next().unwrap_or_default().trim();
+    media == "application/apply-patch+yaml"
+}
+
+/// A configuration that may be applied at the path of a call, in the shape of its kind.
+fn configuration(mut config: Value, call: &Call) -> Result<Value, Status> {
+    let kind = &call.kind;
+    let name = call.name.as_deref().unwrap_or_default();
+    let said = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or_default();
+    if said("apiVersion").is_empty() || said("kind").is_empty() {
+        return Err(Status::bad_request(
+            "Object 'Kind' or 'apiVersion' is missing in the applied configuration",
+        ));
+    }
+    if meta::of(&config).is_some_and(|m| m.get("managedFields").is_some_and(|v| !v.is_null())) {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    let named = meta::text(&config, "name");
+    if !named.is_empty() && named != name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({named}) does not match the name on the URL ({name})"
+        )));
+    }
+    shape::drop_nulls(&mut config, &kind.schema);
+    let mut unknown = Vec::new();
+    shape::prune(&mut config.clone(), &kind.schema, true, &mut unknown);
+    if let Some(first) = unknown.first() {
+        return Err(Status::internal(format!(
+            "failed to create typed patch object ({name}; {}, Kind={}): .{first}: field not declared in schema",
+            kind.api_version(),
+            kind.kind
+        )));
+    }
+    meta::of_mut(&mut config)?.entry("name").or_insert_with(|| name.into());
+    Ok(config)
+}
+
 /// The body of a call. In protobuf it may be the call's own kind, or one of those that go with any kind.
 fn read_body(call: &Call, body: &[u8]) -> Result<Parsed, Status> {
     codec::parse(body, call.content_type(), &|kind| match kind {
@@ -305,9 +415,6 @@ fn read_patch_of(call: &Call, body: &[u8], strategic: bool) -> Result<(Patch, Ve
         }
         "application/strategic-merge-patch+json" => Err(Status::unsupported_media(format!(
             "the body of the request was in an unknown format - accepted media types include: {BOTH}"
-        ))),
-        "application/apply-patch+yaml" | "application/apply-patch+cbor" => Err(Status::unsupported_media(format!(
-            "server-side apply is not served; accepted media types include: {BOTH}"
         ))),
         _ => Err(Status::unsupported_media(format!(
             "the body of the request was in an unknown format - accepted media types include: {BOTH}, application/strategic-merge-patch+json"

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::apply::{self, Manager};
 use super::auth::{AdmitContext, Operation, User};
 use super::kinds::{Deletion, KindSpec, StatusPart};
 use super::request::Strictness;
@@ -44,6 +45,18 @@ pub(crate) struct Writing<'a> {
     pub(crate) subresource: &'a str,
     pub(crate) dry_run: bool,
     pub(crate) strictness: Strictness,
+    pub(crate) owner: Owner<'a>,
+}
+
+/// How a write is noted in `metadata.managedFields`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner<'a> {
+    /// Not at all: what the program itself keeps.
+    Nobody,
+    /// As a change by this manager.
+    Update(&'a str),
+    /// The new object says it: it comes from an apply.
+    Applied,
 }
 
 /// What a write did.
@@ -83,6 +96,7 @@ impl Core {
     pub(crate) async fn create(self: &Arc<Self>, w: Writing<'_>, body: Body) -> Result<Written, Status> {
         let kind = w.kind;
         let Body { mut value, duplicates } = body;
+        let given = apply::take_managed_fields(&mut value);
         self.check_type(&value, kind)?;
         let mut warnings = self.bring_into_shape(&mut value, &w, duplicates)?;
         let named = meta::text(&value, "name").to_owned();
@@ -107,7 +121,7 @@ impl Core {
             } else {
                 named.clone()
             };
-            match self.create_named(&w, value.clone(), &name).await {
+            match self.create_named(&w, value.clone(), given.as_ref(), &name).await {
                 Err(status) if status.reason == "AlreadyExists" && attempt < attempts => {}
                 Err(status) => return Err(status),
                 Ok(mut written) => {
@@ -119,7 +133,13 @@ impl Core {
         Err(Status::already_exists(&kind.group, &kind.plural, &named))
     }
 
-    async fn create_named(self: &Arc<Self>, w: &Writing<'_>, mut value: Value, name: &str) -> Result<Written, Status> {
+    async fn create_named(
+        self: &Arc<Self>,
+        w: &Writing<'_>,
+        mut value: Value,
+        given: Option<&Value>,
+        name: &str,
+    ) -> Result<Written, Status> {
         let kind = w.kind;
         let now = meta::now();
         meta::begin(&mut value, kind, w.namespace, name, &now)?;
@@ -141,6 +161,7 @@ impl Core {
         self.check_place(kind, w.namespace, name)?;
         self.admit(w, Operation::Create, name, None, &mut value)?;
         self.validate(w, &value, None, name)?;
+        note_owner(w, None, &mut value, given)?;
         if w.dry_run {
             if self.read(&kind.key(w.namespace, name))?.is_some() {
                 return Err(Status::already_exists(&kind.group, &kind.plural, name));
@@ -206,13 +227,15 @@ impl Core {
         let mut current = parse(&stored)?;
         kind.show(&mut current);
         let Body { mut value, duplicates } = change(&current)?;
+        let given = apply::take_managed_fields(&mut value);
         self.check_type(&value, kind)?;
         check_identity(&value, &current, w, name)?;
         let mut warnings = self.bring_into_shape(&mut value, w, duplicates)?;
         if let Some(text) = &kind.deprecated {
             warnings.push(text.to_string());
         }
-        let new = self.completed(w, value, &current, name)?;
+        let mut new = self.completed(w, value, &current, name)?;
+        note_owner(w, Some(&current), &mut new, given.as_ref())?;
         let leaves = meta::is_terminating(&current)
             && meta::finalizers(&new).is_empty()
             && kind.deletion == Deletion::Plain
@@ -524,6 +547,23 @@ impl Core {
             return Err(status);
         }
         Ok(())
+    }
+}
+
+/// Writes down who owns what after the write. `given`: the `managedFields` that came with it.
+fn note_owner(w: &Writing<'_>, current: Option<&Value>, new: &mut Value, given: Option<&Value>) -> Result<(), Status> {
+    match w.owner {
+        Owner::Nobody => Ok(()),
+        Owner::Applied => apply::put_managed_fields(new, given),
+        Owner::Update(name) => {
+            let manager = Manager {
+                name,
+                api_version: &w.kind.api_version(),
+                subresource: w.subresource,
+                now: &meta::now(),
+            };
+            apply::record_update(current, new, given, manager, &w.kind.schema)
+        }
     }
 }
 

@@ -83,7 +83,7 @@ async fn each_excess_has_its_status() {
     );
     assert_eq!(
         status(&api, "PATCH", &a, "application/apply-patch+yaml", "{}").await,
-        415
+        422
     );
     assert_eq!(
         status(&api, "PATCH", MAPS, "application/merge-patch+json", "{}").await,

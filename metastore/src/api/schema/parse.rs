@@ -80,6 +80,7 @@ impl Reader {
             int_or_string: flag(map, "x-kubernetes-int-or-string"),
             embedded: flag(map, "x-kubernetes-embedded-resource"),
             rules: map.get("x-kubernetes-validations").cloned(),
+            atomic: self.read_map_type(map, path),
             default: map.get("default").cloned(),
             ..Schema::default()
         };
@@ -164,6 +165,21 @@ impl Reader {
         out.list = self.read_list(map, out, path);
         if let Some(Value::Array(names)) = map.get("required") {
             out.required = names.iter().filter_map(Value::as_str).map(Into::into).collect();
+        }
+    }
+
+    fn read_map_type(&mut self, map: &Map<String, Value>, path: &str) -> bool {
+        match text(map, "x-kubernetes-map-type") {
+            None | Some("granular") => false,
+            Some("atomic") => true,
+            Some(other) => {
+                self.causes.push(Cause::not_supported(
+                    format!("{path}.x-kubernetes-map-type"),
+                    &format!("\"{other}\""),
+                    &["atomic", "granular"],
+                ));
+                false
+            }
         }
     }
 

@@ -2,9 +2,10 @@
 //!
 //! A line at the margin names a type; an indented line is a field of it: `name[!][?][@NUMBER] TYPE [retainKeys] [=default]`, `!` for required,
 //! `?` where zero and absent differ, the number in the protobuf form. A field named `+` is another type whose fields are this one's own.
-//! TYPE is a scalar (`string bool int32 int64 number date microtime quantity intstr bytes any`), `{T}` for a map, `[T]` for a list that is
+//! TYPE is a scalar (`string bool int32 int64 number date microtime quantity intstr bytes any`), `{T}` for a map, `{T}atomic` for one that is replaced whole, `[T]` for a list that is
 //! replaced whole, `[T]set` for a set, `[T]key(a,b)` for a list of objects merged by those keys, or the name of a type that stands
-//! earlier in the file. `kind` after a type's name: `apiVersion`, `kind` and `metadata` come by themselves.
+//! earlier in the file. After a type's name: `kind` where `apiVersion`, `kind` and `metadata` come by themselves, `atomic` where its
+//! fields have one owner.
 
 /// The table.
 pub(crate) const TABLE: &str = include_str!("types.txt");
@@ -15,6 +16,8 @@ pub(crate) struct Declaration {
     pub(crate) name: &'static str,
     /// Has `apiVersion`, `kind` and `metadata`.
     pub(crate) object: bool,
+    /// Owned whole.
+    pub(crate) atomic: bool,
     pub(crate) note: Option<&'static str>,
     pub(crate) fields: Vec<Field>,
 }
@@ -40,6 +43,8 @@ pub(crate) enum Kind {
     Scalar(&'static str),
     Named(&'static str),
     Map(Box<Self>),
+    /// A map that is owned whole.
+    Whole(Box<Self>),
     List(Box<Self>),
     Set(Box<Self>),
     Keyed(Box<Self>, Vec<&'static str>),
@@ -75,14 +80,16 @@ pub(crate) fn read(table: &'static str) -> Result<Vec<Declaration>, String> {
             current.fields.push(field(code.trim(), note).map_err(fail)?);
             continue;
         }
-        let (name, object) = match code.split_once(' ') {
-            None => (code, false),
-            Some((name, "kind")) => (name, true),
+        let (name, object, atomic) = match code.split_once(' ') {
+            None => (code, false, false),
+            Some((name, "kind")) => (name, true, false),
+            Some((name, "atomic")) => (name, false, true),
             Some((_, word)) => return Err(fail(format!("unknown word {word}"))),
         };
         out.push(Declaration {
             name,
             object,
+            atomic,
             note,
             fields: Vec::new(),
         });
@@ -120,6 +127,9 @@ fn field(code: &'static str, note: Option<&'static str>) -> Result<Field, String
 fn parse(kind: &'static str) -> Result<Kind, String> {
     if let Some(inner) = kind.strip_prefix('{').and_then(|k| k.strip_suffix('}')) {
         return Ok(Kind::Map(Box::new(parse(inner)?)));
+    }
+    if let Some(inner) = kind.strip_prefix('{').and_then(|k| k.strip_suffix("}atomic")) {
+        return Ok(Kind::Whole(Box::new(parse(inner)?)));
     }
     if let Some(rest) = kind.strip_prefix('[') {
         let (inner, how) = rest.rsplit_once(']').ok_or("unclosed list")?;

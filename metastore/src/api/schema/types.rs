@@ -72,6 +72,7 @@ fn schema(declaration: &Declaration, done: &Types, scalars: &mut Types) -> Resul
     let mut out = Schema {
         name: Some(public_name(declaration.name).into()),
         description: declaration.note.map(Into::into),
+        atomic: declaration.atomic,
         ..Schema::of(Type::Object)
     };
     if declaration.object {
@@ -128,8 +129,9 @@ fn of(kind: &Kind, done: &Types, scalars: &mut Types) -> Result<Arc<Schema>, Str
     Ok(match kind {
         Kind::Scalar(name) => scalars.entry(name).or_insert_with(|| Arc::new(scalar(name))).clone(),
         Kind::Named(name) => done.get(name).cloned().ok_or_else(|| format!("unknown type {name}"))?,
-        Kind::Map(inner) => Arc::new(Schema {
+        Kind::Map(inner) | Kind::Whole(inner) => Arc::new(Schema {
             additional: Additional::Of(of(inner, done, scalars)?),
+            atomic: matches!(kind, Kind::Whole(_)),
             ..Schema::of(Type::Object)
         }),
         Kind::List(inner) => list(of(inner, done, scalars)?, ListType::Atomic),

@@ -18,6 +18,7 @@ mod builtin;
 mod codec;
 mod definitions;
 mod discovery;
+mod garbage;
 mod internal;
 mod jsonpath;
 mod kinds;
@@ -47,6 +48,7 @@ pub use auth::{
 pub use body::ApiBody;
 pub use builtin::builtin_kinds;
 pub use codec::MAX_BODY;
+pub use garbage::Collects;
 pub use internal::{Applied, Parts};
 pub use kinds::KindSpec;
 pub use serve::{ALPN, Identify, serve, serve_stream};

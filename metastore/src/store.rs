@@ -26,6 +26,7 @@ mod read;
 mod recover;
 mod schema;
 mod seal;
+mod tap;
 mod types;
 mod watch;
 mod writer;
@@ -60,6 +61,7 @@ pub use self::{
     error::{CommitError, Gone, StoreError, WatchError},
     journal::JournalBound,
     seal::SealKey,
+    tap::{Tap, Tapped},
     types::{
         Committed, DropReason, Dropped, Event, EventKind, Expect, JournalBounds, ListOptions, Listed, MAX_NAME,
         MAX_OBJECT, MAX_VALUE, Object, ObjectKey, Op, Scope, Tx,
@@ -167,6 +169,7 @@ struct Shared {
     opened_at: (u64, Duration),
     queue: Queue,
     feeds: Feeds,
+    taps: tap::Taps,
     points: Reader,
     scans: Reader,
     kinds: RwLock<Kinds>,
@@ -220,6 +223,7 @@ impl Store {
             opened_at: (journal::latest(&db)?, (options.clock)()),
             queue: Queue::new(),
             feeds: Feeds::new(revision, options.ring, options.ring_bytes),
+            taps: tap::Taps::default(),
             points: reader()?,
             scans: reader()?,
             kinds: RwLock::new(kinds),
@@ -317,6 +321,11 @@ impl Store {
     /// [`Gone`] when neither memory nor the change log reaches back that far, or the revision has not happened yet.
     pub fn watch(&self, scope: Scope, from: u64) -> Result<Watch, Gone> {
         Watch::start(self.handle.shared.clone(), scope, from)
+    }
+
+    /// The changes of all kinds from now on, those that `wanted` picks. It runs where transactions are committed and must be quick.
+    pub fn tap(&self, wanted: fn(&Event) -> bool) -> Tap {
+        self.handle.shared.taps.open(wanted)
     }
 
     /// One value of a bucket.
@@ -501,12 +510,14 @@ impl Shared {
         }
         self.queue.close();
         self.feeds.close();
+        self.taps.close();
     }
 
     /// The file is closed and its lock let go.
     fn finished(&self) {
         self.phase.send_modify(|phase| phase.finished = true);
         self.feeds.close();
+        self.taps.close();
     }
 }
 

@@ -7,6 +7,8 @@ mod support;
 
 #[path = "api/apply.rs"]
 mod apply;
+#[path = "api/garbage.rs"]
+mod garbage;
 #[path = "api/hostile.rs"]
 mod hostile;
 #[path = "api/internal.rs"]

@@ -324,14 +324,27 @@ impl Registry {
         self.version(group, version).find(|k| &*k.kind == kind)
     }
 
-    /// The distinct places where namespaced objects are kept, each with one row that shows them.
-    pub(crate) fn namespaced_storage(&self) -> Vec<Arc<KindSpec>> {
+    /// A row that shows what is kept at a place.
+    pub(crate) fn of_key(&self, key: &ObjectKey) -> Option<&Arc<KindSpec>> {
+        self.all()
+            .find(|k| k.storage.group == key.group && k.storage.plural == key.resource && k.review.is_none())
+    }
+
+    /// The distinct places where objects are kept, each with one row that shows them.
+    pub(crate) fn storage(&self) -> Vec<Arc<KindSpec>> {
         let mut seen = std::collections::BTreeSet::new();
         self.all()
-            .filter(|k| k.namespaced && k.review.is_none())
+            .filter(|k| k.review.is_none())
             .filter(|k| seen.insert((k.storage.group.clone(), k.storage.plural.clone())))
             .cloned()
             .collect()
+    }
+
+    /// The distinct places where namespaced objects are kept, each with one row that shows them.
+    pub(crate) fn namespaced_storage(&self) -> Vec<Arc<KindSpec>> {
+        let mut all = self.storage();
+        all.retain(|k| k.namespaced);
+        all
     }
 }
 

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::auth::{Admission, Admissions, Attributes, Authorizer, Decision, MastersOnly, User};
 use super::body::ApiBody;
 use super::builtin::{DEFINITIONS, builtin_kinds};
+use super::garbage::{self, Collects};
 use super::kinds::{KindSpec, Registry};
 use super::request::{self, Query, ResourcePath, Route};
 use super::status::Status;
@@ -59,6 +60,7 @@ pub(crate) struct Core {
     reload: tokio::sync::Mutex<()>,
     pub(crate) admissions: Admissions,
     pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) collects: Collects,
     /// Creates pass as readers; whoever empties a namespace or a kind passes once as writer, and after that sees every create.
     pub(crate) gate: tokio::sync::RwLock<()>,
     pub(crate) watches: Arc<tokio::sync::Semaphore>,
@@ -80,6 +82,7 @@ pub struct Builder {
     definitions: Vec<String>,
     admissions: Admissions,
     authorizer: Arc<dyn Authorizer>,
+    collects: Collects,
     drain: Drain,
     node: Option<String>,
     consistent_stream: bool,
@@ -133,6 +136,14 @@ impl Builder {
         self
     }
 
+    /// Which objects are garbage-collected here when their owners are gone; all when not called. One that is only a copy of what another
+    /// server keeps may have its owner there.
+    #[must_use]
+    pub fn collects(mut self, collects: Collects) -> Self {
+        self.collects = collects;
+        self
+    }
+
     /// Background work (emptying namespaces) runs under this drain.
     #[must_use]
     pub fn drain(mut self, drain: Drain) -> Self {
@@ -168,6 +179,7 @@ impl Builder {
             reload: tokio::sync::Mutex::new(()),
             admissions: self.admissions,
             authorizer: self.authorizer,
+            collects: self.collects,
             gate: tokio::sync::RwLock::new(()),
             watches: Arc::new(tokio::sync::Semaphore::new(MAX_WATCHES)),
             emptying: Mutex::default(),
@@ -191,6 +203,7 @@ impl Builder {
             install(&server, text).await?;
         }
         lifecycle::resume(&server.core).map_err(BuildError::Store)?;
+        garbage::start(&server.core);
         Ok(server)
     }
 }
@@ -260,6 +273,7 @@ impl ApiServer {
             definitions: Vec::new(),
             admissions: Admissions::default(),
             authorizer: Arc::new(MastersOnly),
+            collects: Arc::new(|_| true),
             drain: Drain::new(),
             node: None,
             consistent_stream: false,

@@ -17,7 +17,7 @@ use super::request::{Form, ListQuery, WriteQuery, accept};
 use super::schema::shape;
 use super::server::{Call, Core, json_response, with_warnings};
 use super::status::{Cause, Details, Status, success};
-use super::write::{Deleted, Owner, Part, Preconditions, Written, encode, parse};
+use super::write::{Deleted, Owner, Part, Preconditions, Propagation, Written, encode, parse};
 use super::{meta, read, table};
 
 /// Deletes of a collection that are on their way at once.
@@ -427,6 +427,12 @@ fn read_patch_of(call: &Call, body: &[u8], strategic: bool) -> Result<(Patch, Ve
 fn delete_options(call: &Call, body: &[u8]) -> Result<(WriteQuery, Preconditions), Status> {
     let mut options = WriteQuery::parse(&call.query, "DeleteOptions")?;
     let mut conditions = Preconditions::default();
+    if let Some(policy) = call.query.get("propagationPolicy").filter(|p| !p.is_empty()) {
+        conditions.propagation = Some(propagation(policy)?);
+    }
+    if call.query.get("orphanDependents").is_some() {
+        conditions.propagation = orphaned(conditions.propagation, call.query.flag("orphanDependents"))?;
+    }
     if body.iter().any(|b| !b.is_ascii_whitespace()) {
         let parsed = read_body(call, body)?.value;
         if parsed
@@ -445,6 +451,12 @@ fn delete_options(call: &Call, body: &[u8]) -> Result<(WriteQuery, Preconditions
         };
         conditions.uid = text("/preconditions/uid");
         conditions.version = text("/preconditions/resourceVersion");
+        if let Some(policy) = text("/propagationPolicy") {
+            conditions.propagation = Some(propagation(&policy)?);
+        }
+        if let Some(orphan) = parsed.get("orphanDependents").and_then(Value::as_bool) {
+            conditions.propagation = orphaned(conditions.propagation, orphan)?;
+        }
         for value in parsed.get("dryRun").and_then(Value::as_array).into_iter().flatten() {
             if value != "All" {
                 let cause = Cause::not_supported("dryRun", &format!("[{value}]"), &["All"]);
@@ -454,6 +466,33 @@ fn delete_options(call: &Call, body: &[u8]) -> Result<(WriteQuery, Preconditions
         }
     }
     Ok((options, conditions))
+}
+
+fn propagation(text: &str) -> Result<Propagation, Status> {
+    Ok(match text {
+        "Orphan" => Propagation::Orphan,
+        "Background" => Propagation::Background,
+        "Foreground" => Propagation::Foreground,
+        other => {
+            let known = ["Foreground", "Background", "Orphan", "nil"];
+            let cause = Cause::not_supported("propagationPolicy", &format!("{other:?}"), &known);
+            return Err(Status::invalid_option("DeleteOptions", cause));
+        }
+    })
+}
+
+/// `orphanDependents`, the older word, which may not stand beside the newer one.
+fn orphaned(said: Option<Propagation>, orphan: bool) -> Result<Option<Propagation>, Status> {
+    if said.is_some() {
+        let why = "orphanDependents and deletionPropagation cannot be both set";
+        let cause = Cause::invalid("propagationPolicy", "", why);
+        return Err(Status::invalid_option("DeleteOptions", cause));
+    }
+    Ok(Some(if orphan {
+        Propagation::Orphan
+    } else {
+        Propagation::Background
+    }))
 }
 
 /// The answer to a write.

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::apply::{self, Manager};
 use super::auth::{AdmitContext, Operation, User};
+use super::garbage::{FOREGROUND, ORPHAN};
 use super::kinds::{Deletion, KindSpec, StatusPart};
 use super::request::Strictness;
 use super::schema::{check, shape, types};
@@ -80,6 +81,19 @@ pub(crate) type Body = super::codec::Parsed;
 pub(crate) struct Preconditions {
     pub(crate) uid: Option<String>,
     pub(crate) version: Option<String>,
+    /// What becomes of what it owns; as the object itself says when the client does not.
+    pub(crate) propagation: Option<Propagation>,
+}
+
+/// What becomes of the objects that a deleted one owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Propagation {
+    /// They stay and lose their owner.
+    Orphan,
+    /// They go when it is gone.
+    Background,
+    /// It goes when they are gone.
+    Foreground,
 }
 
 /// What a delete did.
@@ -334,8 +348,9 @@ impl Core {
             kind.show(&mut current);
             check_preconditions(conditions, &current, &stored, kind, name)?;
             self.admit(&w, Operation::Delete, name, Some(&current), &mut current.clone())?;
+            let asked = set_propagation(&mut current, conditions.propagation)?;
             let holds = kind.deletion != Deletion::Plain || !meta::finalizers(&current).is_empty();
-            if holds && meta::is_terminating(&current) {
+            if holds && !asked && meta::is_terminating(&current) {
                 self.after_delete(kind, &key.name);
                 return Ok(Deleted::Waits(self.shown(kind, &stored)?));
             }
@@ -344,7 +359,9 @@ impl Core {
             }
             let expect = Expect::Revision(stored.revision);
             let tx = if holds {
-                mark(&mut current, kind)?;
+                if !meta::is_terminating(&current) {
+                    mark(&mut current, kind)?;
+                }
                 kind.keep(&mut current);
                 Tx::new().put(key.clone(), current, expect)
             } else {
@@ -656,6 +673,32 @@ fn check_preconditions(
         return conflict("ResourceVersion", wanted, &version);
     }
     Ok(())
+}
+
+/// Makes the finalizers say what becomes of what the object owns. Whether they changed.
+fn set_propagation(object: &mut Value, asked: Option<Propagation>) -> Result<bool, Status> {
+    let Some(asked) = asked else { return Ok(false) };
+    let before = meta::finalizers(object).to_vec();
+    let mut after: Vec<Value> = before
+        .iter()
+        .filter(|f| *f != ORPHAN && *f != FOREGROUND)
+        .cloned()
+        .collect();
+    match asked {
+        Propagation::Orphan => after.push(ORPHAN.into()),
+        Propagation::Foreground => after.push(FOREGROUND.into()),
+        Propagation::Background => {}
+    }
+    if after == before {
+        return Ok(false);
+    }
+    let metadata = meta::of_mut(object)?;
+    if after.is_empty() {
+        metadata.remove("finalizers");
+    } else {
+        metadata.insert("finalizers".to_owned(), Value::Array(after));
+    }
+    Ok(true)
 }
 
 /// Marks an object as going.

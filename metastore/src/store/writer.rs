@@ -196,6 +196,7 @@ impl Writer {
         self.wal_dirty = true;
         self.snapshot_dirty = true;
         self.adopt(revision, compacted);
+        self.shared.taps.publish(&events);
         self.shared.feeds.publish(events);
         // Announced last: who sees this revision can rely on its events being there.
         self.shared.revision.store(revision, Ordering::Release);

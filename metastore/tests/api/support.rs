@@ -41,7 +41,7 @@ spec:
 /// A server and the folder of its store.
 pub(crate) struct Api {
     pub(crate) server: ApiServer,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 pub(crate) fn options(folder: &tempfile::TempDir) -> StoreOptions {
@@ -61,10 +61,17 @@ impl Api {
         store(&mut options);
         let (store, _) = Store::open(options).unwrap();
         let server = api(ApiServer::builder(store)).build().await.unwrap();
-        Self {
-            server,
-            _folder: folder,
-        }
+        Self { server, folder }
+    }
+
+    /// Another server over a store that is open.
+    pub(crate) fn over(server: ApiServer, folder: tempfile::TempDir) -> Self {
+        Self { server, folder }
+    }
+
+    /// Its folder, for the next one.
+    pub(crate) fn into_folder(self) -> tempfile::TempDir {
+        self.folder
     }
 
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Response<ApiBody> {

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use daemon::drain::Drain;
 use http::{Request, Response};
-use metastore::api::{ApiBody, ApiServer, BuildError, MASTERS, User};
-use metastore::store::{CommitError, JournalBound, Opened, SealKey, Store, StoreError, StoreOptions, Tx};
+use metastore::api::{ApiBody, ApiServer, BuildError, MASTERS, OwnProgram, User};
+use metastore::store::{CommitError, JournalBound, ObjectKey, Opened, SealKey, Store, StoreError, StoreOptions, Tx};
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -110,9 +110,15 @@ pub(crate) async fn api(
         .crds(device_models::CRDS)
         .admission(Arc::new(admission))
         .authorizer(access)
+        .collects(Arc::new(collects))
         .drain(drain)
         .build()
         .await?)
+}
+
+/// What a gateway reported goes when the gateway or the writer says so, which know a device that was made anew from one that is gone.
+fn collects(key: &ObjectKey) -> bool {
+    &*key.resource != "devicestatuses"
 }
 
 /// A Kubernetes client whose server is in this process.
@@ -144,6 +150,7 @@ impl tower::Service<Request<kube::client::Body>> for InProcess {
 
     fn call(&mut self, mut request: Request<kube::client::Body>) -> Self::Future {
         request.extensions_mut().insert(self.user.clone());
+        request.extensions_mut().insert(OwnProgram);
         let api = self.api.clone();
         Box::pin(async move { Ok(api.handle(request).await) })
     }

@@ -16,7 +16,7 @@ use daemon::ready::Block;
 use device_models::CRDS;
 use link::pki::{Cert, Kubeconfig, LocalCa, PkiError, write_kubeconfig};
 use metastore::api::{ApiServer, BuildError, Identify, User, builtin_kinds, serve};
-use metastore::store::{CommitError, Expect, Store, StoreError, Tx, WatchError};
+use metastore::store::{CommitError, Expect, ObjectKey, Store, StoreError, Tx, WatchError};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use serde_json::Value;
@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 use self::node::{Facts, NodeState};
 use crate::objects;
 use crate::stamps::Stamps;
+use crate::uplink::is_mirrored;
 
 /// Attempts to write the Node while others write it too.
 const RACES: usize = 8;
@@ -63,10 +64,14 @@ impl Meta {
     pub(crate) async fn build(&self, drain: Drain) -> Result<ApiServer, MetaError> {
         self.write_node().await?;
         let admission = admission::EdgeAdmission::new(&self.node, self.stamps.clone());
+        let store = self.store.clone();
+        // The owner of what the hub keeps may be at the hub alone. What cannot be looked up stays.
+        let collects = Arc::new(move |key: &ObjectKey| is_mirrored(&store, key).is_ok_and(|mirrored| !mirrored));
         Ok(ApiServer::builder(self.store.clone())
             .kinds(builtin_kinds())
             .crds(CRDS)
             .admission(Arc::new(admission))
+            .collects(collects)
             .node_name(self.node.as_str())
             .drain(drain)
             .build()

@@ -12,4 +12,5 @@ mod hostile;
 mod hub_disk;
 mod joining;
 mod kills;
+mod kubectl;
 mod spine;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::conflict::carry_overruled;
 use crate::desired::{Policies, cleared_registers, desired_registers, properties, put_register, set_cleared};
 use crate::hlc::{Clock, Stamp};
 use crate::kinds::{Device, DeviceModel};
@@ -74,6 +75,9 @@ pub fn admit_device<'a>(
     let mut trial = clock.clone();
     let plan = plan(old, new, &mut trial, wall_ms, who)?;
     *clock = trial;
+    if matches!(who, Who::Person(_)) {
+        carry_overruled(old, new);
+    }
     set_cleared(new, &BTreeMap::new());
     for (name, register) in &plan {
         put_register(new, name, register);

@@ -15,6 +15,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::conflict::Conflict;
 use crate::hlc::Stamp;
 use crate::register::{Policy, Register, merge};
 use crate::validate::{FieldError, FieldErrorKind};
@@ -82,17 +83,6 @@ impl FromStr for Policies {
     }
 }
 
-/// Two writes without knowledge of each other, of which one was kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflict {
-    /// Name of the property.
-    pub property: String,
-    /// The write that counts.
-    pub kept: Register,
-    /// The write that does not.
-    pub lost: Register,
-}
-
 /// What a merge did to the local Device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
@@ -157,25 +147,32 @@ pub(crate) fn cleared_registers(device: &Value) -> BTreeMap<String, Register> {
 /// Writes the registers of values taken away, or removes the annotation when there are none.
 pub(crate) fn set_cleared(device: &mut Value, cleared: &BTreeMap<String, Register>) {
     if cleared.is_empty() {
-        let annotations = device
-            .pointer_mut("/metadata/annotations")
-            .and_then(Value::as_object_mut);
-        if let Some(annotations) = annotations {
-            annotations.remove(CLEARED);
-            let empty = annotations.is_empty();
-            if let Some(metadata) = device
-                .get_mut("metadata")
-                .and_then(Value::as_object_mut)
-                .filter(|_| empty)
-            {
-                metadata.remove("annotations");
-            }
-        }
+        remove_annotation(device, CLEARED);
         return;
     }
     let text = serde_json::to_string(cleared).expect("registers are maps of texts, which always serialize");
+    set_annotation(device, CLEARED, text);
+}
+
+pub(crate) fn remove_annotation(device: &mut Value, key: &str) {
+    let annotations = device
+        .pointer_mut("/metadata/annotations")
+        .and_then(Value::as_object_mut);
+    let Some(annotations) = annotations else { return };
+    annotations.remove(key);
+    let empty = annotations.is_empty();
+    if let Some(metadata) = device
+        .get_mut("metadata")
+        .and_then(Value::as_object_mut)
+        .filter(|_| empty)
+    {
+        metadata.remove("annotations");
+    }
+}
+
+pub(crate) fn set_annotation(device: &mut Value, key: &str, text: String) {
     let metadata = object(object(device).entry("metadata").or_insert(Value::Null));
-    object(metadata.entry("annotations").or_insert(Value::Null)).insert(CLEARED.to_owned(), Value::String(text));
+    object(metadata.entry("annotations").or_insert(Value::Null)).insert(key.to_owned(), Value::String(text));
 }
 
 /// Writes one register into a Device, whatever is there. Metadata keys of the writer stay.
@@ -240,8 +237,9 @@ fn merge_twins(local: &mut Value, twins: &Value) -> Changed {
             continue;
         };
         if let Some(ours) = held.get(name) {
-            let kept = merge(policies.get(name), ours, &theirs);
-            note_conflict(&mut changed, name, ours, &theirs, kept);
+            let policy = policies.get(name);
+            let kept = merge(policy, ours, &theirs);
+            note_conflict(&mut changed, name, policy, [ours, &theirs], kept);
             if kept == ours {
                 if *ours != theirs {
                     changed.kept.push(name.clone());
@@ -265,8 +263,9 @@ fn merge_device(local: &mut Value, incoming: &Value) -> Changed {
     for name in names {
         let kept = match (ours.get(name), theirs.get(name)) {
             (Some(ours), Some(theirs)) => {
-                let kept = merge(policies.get(name), ours, theirs);
-                note_conflict(&mut changed, name, ours, theirs, kept);
+                let policy = policies.get(name);
+                let kept = merge(policy, ours, theirs);
+                note_conflict(&mut changed, name, policy, [ours, theirs], kept);
                 if kept != theirs {
                     put_register(&mut result, name, kept);
                     changed.kept.push(name.clone());
@@ -301,11 +300,12 @@ fn merge_device(local: &mut Value, incoming: &Value) -> Changed {
     changed
 }
 
-fn note_conflict(changed: &mut Changed, name: &str, a: &Register, b: &Register, kept: &Register) {
+fn note_conflict(changed: &mut Changed, name: &str, policy: Policy, [a, b]: [&Register; 2], kept: &Register) {
     let lost = if kept == a { b } else { a };
     if kept.conflicts_with(lost) {
         changed.conflicts.push(Conflict {
             property: name.to_owned(),
+            policy,
             kept: kept.clone(),
             lost: lost.clone(),
         });
@@ -391,7 +391,7 @@ pub fn check_twins(body: &Value, node: &str, rules: Option<&Rules>) -> Vec<Field
     errors
 }
 
-fn annotation<'a>(device: &'a Value, key: &str) -> Option<&'a str> {
+pub(crate) fn annotation<'a>(device: &'a Value, key: &str) -> Option<&'a str> {
     device.get("metadata")?.get("annotations")?.get(key)?.as_str()
 }
 

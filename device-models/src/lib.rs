@@ -7,6 +7,7 @@
 //! gateway alike, so that both check and merge by the same code.
 
 mod admit;
+mod conflict;
 mod crds;
 mod desired;
 #[doc(hidden)]
@@ -23,12 +24,12 @@ mod validate;
 mod values;
 
 pub use admit::{Who, admit_device};
+pub use conflict::{Conflict, OVERRULED, Recorded, note_overruled, overruled};
 pub use crds::CRDS;
 #[cfg(feature = "schema")]
 pub use crds::generate as generate_crds;
 pub use desired::{
-    CLEARED, Changed, Conflict, MERGE_POLICY, Policies, check_twins, desired_registers, edge_registers,
-    merge_device_desired,
+    CLEARED, Changed, MERGE_POLICY, Policies, check_twins, desired_registers, edge_registers, merge_device_desired,
 };
 pub use models::{MODELS, PRESS_01, ReadyMade};
 pub use validate::{FieldError, FieldErrorKind, validate_device, validate_model};

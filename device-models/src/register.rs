@@ -17,7 +17,8 @@ use crate::values::finite;
 pub const MAX_BY: usize = 256;
 
 /// Which of two desired values counts when both sides wrote.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Policy {
     /// The later one.
     #[default]
@@ -104,7 +105,13 @@ impl Register {
     pub fn conflicts_with(&self, loser: &Self) -> bool {
         self.value != loser.value
             && self.stamp.is_cloud() != loser.stamp.is_cloud()
-            && self.saw.as_ref().is_none_or(|saw| loser.stamp > *saw)
+            && !self.knew(loser)
+            && !loser.knew(self)
+    }
+
+    /// Whether its writer built on `other`, or on something later, of the other side.
+    fn knew(&self, other: &Self) -> bool {
+        self.saw.as_ref().is_some_and(|saw| other.stamp <= *saw)
     }
 
     /// For `min` and `max`: the write in the cloud that this register started from.
@@ -183,6 +190,9 @@ mod tests {
         assert!(!again.conflicts_with(&first));
         let after = write(Some(&again), "70", &mut hub, 5000);
         assert!(!after.conflicts_with(&again));
+        // A policy may keep what the other's writer knew of and wrote over: dropped, and yet no conflict.
+        assert_eq!(merge(Policy::Edge, &after, &again), &again);
+        assert!(!again.conflicts_with(&after));
     }
 
     #[test]

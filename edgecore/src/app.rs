@@ -8,6 +8,7 @@ mod files;
 mod identity;
 mod lives;
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub use lives::run;
 
 use crate::bus::{Bus, BusError};
 use crate::config::Config;
+use crate::conflicts::EVENTS;
 use crate::meta::Meta;
 use crate::metrics::Metrics;
 use crate::stamps::Stamps;
@@ -359,16 +361,18 @@ fn open_store(config: &Config) -> Result<Store, AgentError> {
         source,
     };
     let seal_key = SealKey::load_or_create(&config.pki.join("seal.key")).map_err(failed)?;
+    let bound = |max_bytes| JournalBound {
+        max_bytes,
+        max_age_ms: Some(config.journal.max_age_hours.saturating_mul(3_600_000)),
+    };
     let options = StoreOptions {
         ring: RING.0,
         ring_bytes: RING.1,
         log_keep: LOG_KEEP,
         seal_key: Some(seal_key),
         snapshot_dir: Some(config.data_dir.join("snapshots")),
-        journal_default: JournalBound {
-            max_bytes: config.journal.max_bytes,
-            max_age_ms: Some(config.journal.max_age_hours.saturating_mul(3_600_000)),
-        },
+        journal_default: bound(config.journal.max_bytes),
+        journals: BTreeMap::from([(EVENTS.into(), bound(config.journal.events_max_bytes))]),
         max_bytes: config.store_max_bytes,
         ..StoreOptions::new(&path)
     };

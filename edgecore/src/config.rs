@@ -83,8 +83,10 @@ pub enum MqttMode {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct Journal {
-    /// Most bytes kept per stream.
+    /// Most bytes kept per stream that has no bound of its own.
     pub max_bytes: u64,
+    /// Most bytes kept of the stream `events`, which is the conflict log.
+    pub events_max_bytes: u64,
     /// Oldest record kept, in hours.
     pub max_age_hours: u64,
 }
@@ -123,6 +125,7 @@ impl Default for Journal {
     fn default() -> Self {
         Self {
             max_bytes: 64 * 1024 * 1024,
+            events_max_bytes: 1024 * 1024,
             max_age_hours: 7 * 24,
         }
     }

@@ -4,6 +4,7 @@
 //! - `bus`: devices' MQTT, embedded broker or somebody else's.
 //! - `meta`: the local Kubernetes API, with or without a hub.
 //! - `uplink`: the link to the hub: its set mirrored here, what was observed mirrored there, journals, rotation, tunnel.
+//! - `conflicts`: the log of desired values that a merge dropped.
 //! - `app`: starts and stops them in order.
 //!
 //! The store (`metastore`) is the only state. Everything else here is derived from it or on its way into it.
@@ -11,6 +12,7 @@
 mod app;
 mod bus;
 mod config;
+mod conflicts;
 mod meta;
 mod metrics;
 mod objects;

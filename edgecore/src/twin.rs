@@ -36,6 +36,7 @@ use futures_util::future::BoxFuture;
 use metastore::store::{Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::conflicts::Conflicts;
 use crate::metrics::Metrics;
 use crate::stamps::Stamps;
 pub(crate) use taken::{Origin, Sender};
@@ -90,6 +91,7 @@ pub(crate) struct Twins {
     waiting_bytes: Arc<AtomicUsize>,
     outlet: Arc<OnceLock<Box<dyn Outlet>>>,
     telemetry: watch::Receiver<u64>,
+    conflicts: Conflicts,
     /// There may be packet ids to release.
     releasable: Arc<AtomicBool>,
     /// Closed when the task has ended.
@@ -150,6 +152,7 @@ impl Twins {
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
         let outlet = Arc::new(OnceLock::new());
         let (telemetry_in, telemetry) = watch::channel(store.journal_bounds(TELEMETRY)?.accepted);
+        let conflicts = Conflicts::open(store.clone(), node)?;
         let task = task::Task::load(task::Parts {
             store,
             stamps,
@@ -159,6 +162,7 @@ impl Twins {
             waiting_bytes: Arc::clone(&waiting_bytes),
             outlet: Arc::clone(&outlet),
             telemetry: telemetry_in,
+            conflicts: conflicts.clone(),
         })?;
         let (releasable, stop) = (task.releasable(), drain.clone());
         let (living, alive) = watch::channel(());
@@ -172,6 +176,7 @@ impl Twins {
             waiting_bytes,
             outlet,
             telemetry,
+            conflicts,
             releasable,
             alive,
         })
@@ -239,6 +244,11 @@ impl Twins {
     pub(crate) async fn ended(&self) {
         let mut alive = self.alive.clone();
         while alive.changed().await.is_ok() {}
+    }
+
+    /// The conflict log, which everything that merges Devices writes.
+    pub(crate) const fn conflicts(&self) -> &Conflicts {
+        &self.conflicts
     }
 
     /// The number of the newest telemetry record, as it grows.

@@ -3,7 +3,7 @@
 
 use daemon::clock::wall_ms;
 use device_models::kinds::{DEVICES_GROUP, EDGE_GROUP};
-use device_models::{CLEARED, FieldError, FieldErrorKind, admit_device, validate_model};
+use device_models::{CLEARED, FieldError, FieldErrorKind, OVERRULED, admit_device, validate_model};
 use metastore::api::{Admission, AdmitContext, Cause, Operation, Status};
 use metastore::store::StoreError;
 use serde_json::{Map, Value};
@@ -154,6 +154,7 @@ fn owned_part(device: &Value) -> Value {
     if let Some(metadata) = part.get_mut("metadata").and_then(Value::as_object_mut) {
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
             annotations.remove(CLEARED);
+            annotations.remove(OVERRULED);
         }
         // No labels and an empty set of them are the same, and so is everything else in there.
         metadata.retain(|_, value| !is_empty(value));

@@ -30,6 +30,8 @@ pub(super) struct Batch {
     pub(super) unasked: (BTreeSet<Id>, Vec<Op>),
     /// Desired registers to be written into the Device, of the last request; only requests that are alone have any.
     pub(super) desired: Option<serde_json::Value>,
+    /// Records of the conflict log, which are the first journal records among the operations.
+    pub(super) conflicts: usize,
     /// Answers, in order.
     messages: Vec<(String, Vec<u8>)>,
     /// Answers to requests that were applied before.

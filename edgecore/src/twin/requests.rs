@@ -14,6 +14,7 @@ use super::batch::{Batch, give};
 use super::table::{self, Id, Table};
 use super::task::{RACES, Task, push_delta};
 use super::{Asked, Outlet, Refused, Request, TELEMETRY, What};
+use crate::conflicts::Log;
 use crate::objects::{self, DEVICES};
 
 impl Task {
@@ -232,7 +233,11 @@ impl Task {
             let mut result = self.report(&mut batch, &address, &update, asked, now);
             if result.is_ok() {
                 match self.device_write(&address, &batch) {
-                    Ok(Some(op)) => batch.ops.extend([op, self.parts.stamps.persist()]),
+                    Ok(Some((op, log))) => {
+                        batch.conflicts = log.records;
+                        batch.ops.splice(0..0, log.ops);
+                        batch.ops.extend([op, self.parts.stamps.persist()]);
+                    }
                     Ok(None) => {}
                     Err(e) => {
                         tracing::error!(error = %e, "A Device cannot be read.");
@@ -286,8 +291,9 @@ impl Task {
         give(request.verdict, Err(Refused::NotStored));
     }
 
-    /// The Device with the registers that the twin has now and the store does not.
-    fn device_write(&self, address: &DeviceAddress<'_>, batch: &Batch) -> Result<Option<Op>, StoreError> {
+    /// The Device with the registers that the twin has now and the store does not. The store may have what the hub wrote a moment ago
+    /// and the twin has yet to hear of: one of the two may be dropped then.
+    fn device_write(&self, address: &DeviceAddress<'_>, batch: &Batch) -> Result<Option<(Op, Log)>, StoreError> {
         let Some(body) = &batch.desired else { return Ok(None) };
         let key = objects::device_key(DEVICES, address.namespace, address.name);
         let Some(stored) = self.parts.store.get(&key)? else {
@@ -295,14 +301,16 @@ impl Task {
         };
         let Ok(held) = stored.value() else { return Ok(None) };
         let mut device = held.clone();
-        merge_device_desired(&mut device, body);
+        let changed = merge_device_desired(&mut device, body);
+        let log = self.parts.conflicts.log(&key, &device, &changed.conflicts, wall_ms())?;
         objects::localize(&mut device, Some(&held), "");
-        Ok(Some(Op::Put {
+        let put = Op::Put {
             key,
             object: device,
             expect: Expect::Revision(stored.revision),
             uid: None,
-        }))
+        };
+        Ok(Some((put, log)))
     }
 }
 

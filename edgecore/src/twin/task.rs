@@ -27,6 +27,7 @@ use super::reread::Unread;
 use super::table::{self, Id, Loaded, Table};
 use super::taken::Taken;
 use super::{Command, Outlet, Request};
+use crate::conflicts::Conflicts;
 use crate::metrics::Metrics;
 use crate::objects::{self, DEVICES, MODELS};
 use crate::stamps::Stamps;
@@ -55,6 +56,7 @@ pub(super) struct Parts {
     pub(super) waiting_bytes: Arc<AtomicUsize>,
     pub(super) outlet: Arc<OnceLock<Box<dyn Outlet>>>,
     pub(super) telemetry: watch::Sender<u64>,
+    pub(super) conflicts: Conflicts,
 }
 
 pub(super) type Landed = (Result<Option<Committed>, CommitError>, Box<Batch>);
@@ -294,7 +296,12 @@ impl Task {
         metrics.requests_repeated.add(batch.repeated);
         if let Some(committed) = committed {
             metrics.twin_commits.add(1);
-            if let Some(newest) = committed.journal_seqs.last() {
+            let seqs = &committed.journal_seqs;
+            let (conflicts, telemetry) = seqs.split_at(batch.conflicts.min(seqs.len()));
+            if let Some(newest) = conflicts.last() {
+                self.parts.conflicts.grew(*newest);
+            }
+            if let Some(newest) = telemetry.last() {
                 self.parts.telemetry.send_replace(*newest);
             }
         }

@@ -79,6 +79,7 @@ impl Rig {
             waiting_bytes: Arc::default(),
             outlet,
             telemetry: watch::channel(0).0,
+            conflicts: Conflicts::open(store.clone(), "gw").unwrap(),
         })
         .unwrap();
         let events = store.watch(objects::device_scope(DEVICES), store.revision()).unwrap();
@@ -154,6 +155,41 @@ async fn a_delta_older_than_an_expected_write_is_not_published_after_it() {
     let next = rig.write("4").await;
     task.changed(&next);
     assert_eq!(rig.heard.deltas(), [json!({"p": "4"})]);
+}
+
+/// The hub's value was stored and the twin had yet to hear of it: neither writer knew of the other.
+#[tokio::test]
+async fn what_an_expected_write_drops_unseen_is_in_the_conflict_log() {
+    let (mut rig, mut task) = Rig::start().await;
+    let mut cloud = device("2");
+    cloud["spec"]["properties"][0]["desired"]["metadata"] =
+        json!({"stamp": "000000000001-0000-@hub", "timestamp": "1", "by": "kubectl"});
+    let tx = Tx::new().put(key(), cloud, Expect::Any);
+    rig.store.commit(tx).await.unwrap();
+    let late = rig.event().await;
+    let mut log = task.parts.conflicts.newest();
+    let expect = |value: &str| update(&json!({"twin": {"p": {"expected": {"value": value}}}}));
+    let (request, given) = expect("3");
+    task.desire(request).await;
+    assert_eq!(given.await.unwrap(), Ok(()));
+    let records = rig.store.journal_read("events", 1, 1 << 20).unwrap();
+    let record: Value = serde_json::from_slice(&records[0].1).unwrap();
+    assert_eq!(
+        (&record["kept"]["value"], &record["lost"]["value"]),
+        (&json!("3"), &json!("2"))
+    );
+    assert_eq!(
+        (records.len(), *log.borrow_and_update()),
+        (1, 1),
+        "and the link hears of it"
+    );
+    assert_eq!(rig.store.journal_bounds(TELEMETRY).unwrap().accepted, 0);
+    // What is written over what was known is none.
+    task.changed(&late);
+    let (request, given) = expect("4");
+    task.desire(request).await;
+    assert_eq!(given.await.unwrap(), Ok(()));
+    assert_eq!(rig.store.journal_bounds("events").unwrap().accepted, 1);
 }
 
 /// The write at the gateway was made from a Device that the twin had not seen: what else is new in it must not be skipped with its

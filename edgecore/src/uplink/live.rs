@@ -25,6 +25,7 @@ use super::observed::{Observed, Pending};
 use super::pace::Ended;
 use super::rotation::Rotations;
 use super::{Uplink, told};
+use crate::conflicts::EVENTS;
 use crate::twin::TELEMETRY;
 
 /// Batches of the hub that wait to be applied: more than the session's window lets the hub send.
@@ -45,7 +46,7 @@ enum Action {
     Stop,
     Event(Option<Event>),
     Changed(Result<super::observed::Changed, metastore::store::WatchError>),
-    Telemetry(Option<u64>),
+    Appended(&'static str, Option<u64>),
     Due,
     Rotate,
     QuicAvailable,
@@ -89,6 +90,7 @@ struct Live<'u> {
     pending: Pending,
     batches: mpsc::Sender<Batch>,
     telemetry: watch::Receiver<u64>,
+    conflicts: watch::Receiver<u64>,
     rotations: Rotations,
     /// The hub took the session.
     welcomed: bool,
@@ -98,7 +100,13 @@ impl<'u> Live<'u> {
     async fn begin(uplink: &'u Uplink, boot_id: u64, connection: &Connection, drain: &Drain) -> Result<Self, String> {
         let stream = connection.open(StreamKind::Session).await.map_err(|e| e.to_string())?;
         let telemetry = uplink.twins.telemetry();
-        let mirror = Mirror::new(uplink.store.clone(), uplink.stamps.clone(), uplink.node.clone());
+        let conflicts = uplink.twins.conflicts().newest();
+        let mirror = Mirror::new(
+            uplink.store.clone(),
+            uplink.stamps.clone(),
+            uplink.node.clone(),
+            uplink.twins.conflicts().clone(),
+        );
         let (read, store) = (mirror.clone(), uplink.store.clone());
         let (node, cycle) = (uplink.node.clone(), uplink.report_cycle);
         let sets = tokio::task::spawn_blocking(move || {
@@ -133,6 +141,7 @@ impl<'u> Live<'u> {
             pending: Pending::default(),
             batches,
             telemetry,
+            conflicts,
             rotations: Rotations::new(&uplink.pki, uplink.rotation.clone()),
             welcomed: false,
         })
@@ -153,7 +162,10 @@ impl<'u> Live<'u> {
                 event = self.events.next() => Action::Event(event),
                 changed = self.observed.next() => Action::Changed(changed),
                 grown = self.telemetry.changed() => {
-                    Action::Telemetry(grown.is_ok().then(|| *self.telemetry.borrow_and_update()))
+                    Action::Appended(TELEMETRY, grown.is_ok().then(|| *self.telemetry.borrow_and_update()))
+                }
+                grown = self.conflicts.changed() => {
+                    Action::Appended(EVENTS, grown.is_ok().then(|| *self.conflicts.borrow_and_update()))
                 }
                 () = tokio::time::sleep(due), if due < NEVER => Action::Due,
                 () = tokio::time::sleep(rotate.unwrap_or(NEVER)), if rotate.is_some() => Action::Rotate,
@@ -182,13 +194,13 @@ impl<'u> Live<'u> {
                 tracing::warn!(error = %e, "What was observed is read again.");
                 Some(lost)
             }
-            Action::Telemetry(Some(upto)) => {
+            Action::Appended(stream, Some(upto)) => {
                 let appended = self
                     .session
-                    .call(move |session, _| session.journal_appended(TELEMETRY, upto));
+                    .call(move |session, _| session.journal_appended(stream, upto));
                 appended.await.is_err().then_some(lost)
             }
-            Action::Telemetry(None) => Some(lost),
+            Action::Appended(_, None) => Some(lost),
             Action::Due => self.flush().await,
             Action::Rotate => {
                 if let Some(request) = self.rotations.request() {

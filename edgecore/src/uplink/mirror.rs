@@ -4,7 +4,8 @@
 //!
 //! The objects themselves are ordinary objects of the store. Bucket `mirror` holds one record per key: the hash of the hub's body,
 //! and for a refused body the reason. Devices are merged (`device_models::merge_device_desired`): a desired value that was set here
-//! and counts over the hub's stays, and travels up on its own (see `observed`).
+//! and counts over the hub's stays, and travels up on its own (see `observed`); what was dropped without its writer's knowledge goes into
+//! the conflict log with the same transaction (see `conflicts`).
 //!
 //! It never judges by anything but the object and the store, so a refusal is the same whenever it is looked at again.
 
@@ -21,6 +22,7 @@ use proto::{Applied, Change, Hash, Inventory, Key};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::conflicts::{Conflicts, Log};
 use crate::metrics::Metrics;
 use crate::objects::{self, DEVICES, EDGE_NODES, MODELS};
 use crate::stamps::Stamps;
@@ -43,6 +45,7 @@ pub(crate) struct Mirror {
     store: Store,
     stamps: Stamps,
     node: String,
+    conflicts: Conflicts,
 }
 
 /// What to do with one change, decided against one state of the store.
@@ -62,8 +65,13 @@ pub(crate) struct Outcome {
 
 impl Mirror {
     /// Over `store`, for gateway `node`.
-    pub(crate) const fn new(store: Store, stamps: Stamps, node: String) -> Self {
-        Self { store, stamps, node }
+    pub(crate) const fn new(store: Store, stamps: Stamps, node: String, conflicts: Conflicts) -> Self {
+        Self {
+            store,
+            stamps,
+            node,
+            conflicts,
+        }
     }
 
     /// What was dealt with so far.
@@ -173,8 +181,15 @@ impl Mirror {
         let mut races = 0;
         loop {
             let (tx, planned) = plan()?;
-            let Err(error) = self.store.commit(tx).await else {
-                return Ok(Ok(planned));
+            let error = match self.store.commit(tx).await {
+                Ok(committed) => {
+                    // Nothing else is journalled here.
+                    if let Some(newest) = committed.journal_seqs.last() {
+                        self.conflicts.grew(*newest);
+                    }
+                    return Ok(Ok(planned));
+                }
+                Err(error) => error,
             };
             match error {
                 // A local writer was faster: look again at what is there now.
@@ -277,14 +292,16 @@ impl Mirror {
             return Ok(refuse("this agent does not know objects of that kind".to_owned()));
         };
         let Some(body) = &change.body else {
-            return Ok(Decision {
-                ops: vec![Op::Delete {
-                    key,
-                    expect: Expect::Any,
-                    uid: None,
-                }],
-                refused: None,
+            let mut ops = Vec::with_capacity(2);
+            if &*key.resource == DEVICES {
+                ops.push(Conflicts::forget(&key));
+            }
+            ops.push(Op::Delete {
+                key,
+                expect: Expect::Any,
+                uid: None,
             });
+            return Ok(Decision { ops, refused: None });
         };
         let object: Value = match serde_json::from_slice(body) {
             Ok(object) => object,
@@ -301,25 +318,22 @@ impl Mirror {
             None => None,
         };
         let mut result = object;
+        let mut log = Log::default();
         if &*key.resource == DEVICES {
-            self.stamps.observe(&result, daemon::clock::wall_ms());
+            let wall_ms = daemon::clock::wall_ms();
+            self.stamps.observe(&result, wall_ms);
             if let Some((local, _)) = &held {
                 let mut merged = local.clone();
                 let changed = merge_device_desired(&mut merged, &result);
-                for conflict in &changed.conflicts {
-                    tracing::warn!(
-                        device = %key, property = %conflict.property,
-                        kept = ?conflict.kept.value, kept_by = %conflict.kept.by, kept_stamp = %conflict.kept.stamp,
-                        lost = ?conflict.lost.value, lost_by = %conflict.lost.by, lost_stamp = %conflict.lost.stamp,
-                        "Both sides set a desired value while apart; one counts."
-                    );
-                }
+                log = self.conflicts.log(&key, &merged, &changed.conflicts, wall_ms)?;
                 result = merged;
+            } else {
+                log = self.conflicts.took_in(&key, &result)?;
             }
         }
         objects::localize(&mut result, held.as_ref().map(|(value, _)| value), now);
         let expect = held.map_or(Expect::Absent, |(_, revision)| Expect::Revision(revision));
-        let mut ops = Vec::with_capacity(2);
+        let mut ops = log.ops;
         if !key.namespace.is_empty() && self.store.get(&objects::namespace_key(&key.namespace))?.is_none() {
             // Programs look for the namespace of what they find. A batch makes it as often as it needs it; the same bytes change nothing.
             ops.push(Op::Put {

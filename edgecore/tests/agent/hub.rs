@@ -24,6 +24,8 @@ pub(crate) struct Mind {
     hashes: Inventory,
     /// Journal records in the order they came, with their numbers.
     pub(crate) journal: Vec<(u64, Value)>,
+    /// The same of the conflict log.
+    pub(crate) events: Vec<(u64, Value)>,
     cursor: Option<StoredCursor>,
     /// Observed bodies received, over all sessions.
     pub(crate) received: usize,
@@ -254,9 +256,14 @@ async fn answer(handle: &SessionHandle, connection: &Connection, ca: &HubCa, min
             let cursor = first_seq + records.len() as u64 - 1;
             {
                 let mut mind = mind.lock().unwrap();
+                let mind = &mut *mind;
+                let kept = if *stream == *"events" {
+                    &mut mind.events
+                } else {
+                    &mut mind.journal
+                };
                 for (n, record) in records.iter().enumerate() {
-                    mind.journal
-                        .push((first_seq + n as u64, serde_json::from_slice(record).unwrap()));
+                    kept.push((first_seq + n as u64, serde_json::from_slice(record).unwrap()));
                 }
             }
             tell(handle, move |s, _| s.journal_stored(&stream, cursor)).await;

@@ -192,6 +192,56 @@ async fn edits_on_both_sides_while_cut_converge_on_the_later() {
         })
     })
     .await;
+    // The edit in the cloud, which nobody at the gateway knew of, is in the conflict log, with the one it lost to.
+    hub.until("the conflict is at the hub", |mind| !mind.events.is_empty())
+        .await;
+    let (seq, conflict) = hub.look(|mind| mind.events[0].clone());
+    assert_eq!(
+        (
+            seq,
+            &conflict["type"],
+            &conflict["device"],
+            &conflict["property"],
+            &conflict["policy"]
+        ),
+        (
+            1,
+            &json!("conflict"),
+            &json!("default/d0"),
+            &json!("setpoint"),
+            &json!("latest")
+        )
+    );
+    assert_eq!(
+        conflict["kept"],
+        json!({"value": "200", "stamp": register["metadata"]["stamp"], "by": register["metadata"]["by"]})
+    );
+    assert_eq!(
+        conflict["lost"],
+        json!({"value": "110", "stamp": "0000000007d0-0000-@hub", "by": "kubectl"})
+    );
+    // The same Device with something else new in it is no other conflict, and neither is one that the hub merged and made a note of.
+    let mut again = hubs_device("110", 2000);
+    again["metadata"]["labels"] = json!({"line": "4"});
+    hub.desire(&device_key("d0"), again.clone()).await;
+    until("the label is here", || {
+        held(&agent)["metadata"]["labels"]["line"] == "4"
+    })
+    .await;
+    let noted = device_models::merge_device_desired(&mut again, &json!({"properties": {"setpoint": told}}));
+    assert_eq!(
+        device_models::note_overruled(&mut again, &noted.conflicts),
+        [] as [String; 0]
+    );
+    assert_eq!(device_models::overruled(&again).len(), 1);
+    again["metadata"]["labels"] = json!({"line": "5"});
+    hub.desire(&device_key("d0"), again).await;
+    until("the merged Device is here", || {
+        held(&agent)["metadata"]["labels"]["line"] == "5"
+    })
+    .await;
+    assert_eq!(agent.store().journal_bounds("events").unwrap().accepted, 1);
+
     // The hub merges it and sends the merged Device: nothing changes here, and the entry goes when the hub's later edit comes.
     let later = daemon::clock::wall_ms() + 3_600_000;
     hub.desire(&device_key("d0"), hubs_device("120", later)).await;

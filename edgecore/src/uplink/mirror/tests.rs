@@ -6,7 +6,8 @@ use serde_json::json;
 fn mirror(dir: &std::path::Path) -> Mirror {
     let (store, _) = Store::open(StoreOptions::new(dir.join("edge.db"))).unwrap();
     let stamps = Stamps::load("gw", &store).unwrap();
-    Mirror::new(store, stamps, "gw".to_owned())
+    let conflicts = Conflicts::open(store.clone(), "gw").unwrap();
+    Mirror::new(store, stamps, "gw".to_owned(), conflicts)
 }
 
 /// A Device of gateway `gw` as the hub sends it, in `bytes` if that is more than it needs.
@@ -126,6 +127,146 @@ async fn a_device_is_not_held_to_a_model_that_was_refused() {
     assert!(held(&mirror, "a") && held(&mirror, "d"));
     let batch = vec![modelled.clone(), model(0)];
     assert_eq!(refused(&mirror.apply(batch, &metrics).await.unwrap()), [modelled.key]);
+}
+
+/// The conflict log, as (kept, lost).
+fn log(mirror: &Mirror) -> Vec<(String, String)> {
+    let records = mirror.store.journal_read(crate::conflicts::EVENTS, 1, 1 << 20).unwrap();
+    let value = |record: &Value, side: &str| record[side]["value"].as_str().unwrap().to_owned();
+    let read = |(_, body): (u64, Bytes)| {
+        let record: Value = serde_json::from_slice(&body).unwrap();
+        (value(&record, "kept"), value(&record, "lost"))
+    };
+    records.into_iter().map(read).collect()
+}
+
+/// Device `d` whose property `p` has this value, stamp, and what its writer saw.
+fn with_register(value: &str, stamp: &str, saw: Option<&str>) -> Value {
+    let mut metadata = json!({"stamp": stamp, "timestamp": "1", "by": "x"});
+    if let Some(saw) = saw {
+        metadata["saw"] = json!(saw);
+    }
+    json!({
+        "apiVersion": "devices.kubeedge.io/v1beta1", "kind": "Device",
+        "metadata": {"name": "d", "namespace": "default"},
+        "spec": {"nodeName": "gw", "properties": [{"name": "p", "desired": {"value": value, "metadata": metadata}}]},
+    })
+}
+
+const D: &str = "devices.kubeedge.io/devices/default/d";
+
+async fn hub_sends(mirror: &Mirror, device: &Value) {
+    let key = objects::device_key(DEVICES, "default", "d");
+    assert_eq!(&*key.to_string(), D);
+    let change = change(&key, Some(objects::canonical(device)));
+    let outcome = mirror.apply(vec![change], &Metrics::default()).await.unwrap();
+    assert!(outcome.applied.refused.is_empty(), "{outcome:?}");
+}
+
+async fn set_here(mirror: &Mirror, device: &Value) {
+    let key = objects::device_key(DEVICES, "default", "d");
+    let tx = Tx(vec![Op::Put {
+        key,
+        object: device.clone(),
+        expect: Expect::Any,
+        uid: None,
+    }]);
+    mirror.store.commit(tx).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_conflict_is_recorded_once_whichever_side_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = mirror(dir.path());
+    let newest = mirror.conflicts.newest();
+    let first = "000000000001-0000-@h";
+    hub_sends(&mirror, &with_register("1", first, None)).await;
+    // One after the other is no conflict, from whichever side.
+    set_here(&mirror, &with_register("2", "000000000002-0000-gw", Some(first))).await;
+    hub_sends(
+        &mirror,
+        &with_register("3", "000000000003-0000-@h", Some("000000000002-0000-gw")),
+    )
+    .await;
+    assert!(log(&mirror).is_empty());
+    // Both at once: the cloud's counts, as it is the later.
+    set_here(
+        &mirror,
+        &with_register("4", "000000000004-0000-gw", Some("000000000003-0000-@h")),
+    )
+    .await;
+    let both = with_register("5", "000000000005-0000-@h", Some("000000000002-0000-gw"));
+    hub_sends(&mirror, &both).await;
+    assert_eq!(log(&mirror), [("5".to_owned(), "4".to_owned())]);
+    assert_eq!(*newest.borrow(), 1);
+    // The value that lost is back, as after a damaged store, and so is the hub's: an old story.
+    set_here(
+        &mirror,
+        &with_register("4", "000000000004-0000-gw", Some("000000000003-0000-@h")),
+    )
+    .await;
+    hub_sends(&mirror, &both).await;
+    assert_eq!(log(&mirror).len(), 1);
+
+    // Both at once: the gateway's counts, and the hub's goes on coming with other news.
+    set_here(
+        &mirror,
+        &with_register("7", "000000000007-0000-gw", Some("000000000005-0000-@h")),
+    )
+    .await;
+    let mut lost = with_register("6", "000000000006-0000-@h", Some("000000000002-0000-gw"));
+    hub_sends(&mirror, &lost).await;
+    lost["metadata"]["labels"] = json!({"line": "4"});
+    hub_sends(&mirror, &lost).await;
+    assert_eq!(log(&mirror)[1..], [("7".to_owned(), "6".to_owned())]);
+    assert_eq!(*newest.borrow(), 2);
+}
+
+#[tokio::test]
+async fn what_the_hub_dropped_before_it_sent_the_device_is_recorded_from_its_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = mirror(dir.path());
+    let first = "000000000001-0000-@h";
+    hub_sends(&mirror, &with_register("1", first, None)).await;
+    let own = with_register("3", "000000000003-0000-gw", Some(first));
+    set_here(&mirror, &own).await;
+    // At the hub: an edit that the gateway is never sent, because the gateway's comes over it.
+    let mut hubs = with_register("2", "000000000002-0000-@h", None);
+    let twins = device_models::edge_registers(&own, "gw").unwrap();
+    let changed = merge_device_desired(&mut hubs, &twins);
+    assert!(device_models::note_overruled(&mut hubs, &changed.conflicts).is_empty());
+    hub_sends(&mirror, &hubs).await;
+    assert_eq!(log(&mirror), [("3".to_owned(), "2".to_owned())]);
+    // With everything that comes after it, and after the Device was elsewhere and came back.
+    hubs["metadata"]["labels"] = json!({"line": "4"});
+    hub_sends(&mirror, &hubs).await;
+    let gone = Change {
+        key: Key::from(D),
+        body: None,
+        hash: 0,
+    };
+    mirror.apply(vec![gone], &Metrics::default()).await.unwrap();
+    assert!(mirror.store.kv_scan("conflicts", b"").unwrap().is_empty());
+    hub_sends(&mirror, &hubs).await;
+    hubs["metadata"]["labels"] = json!({"line": "5"});
+    hub_sends(&mirror, &hubs).await;
+    assert_eq!(log(&mirror).len(), 1);
+    // Another gateway's is its own to tell.
+    let other = Mirror::new(
+        mirror.store.clone(),
+        mirror.stamps.clone(),
+        "gw".to_owned(),
+        Conflicts::open(mirror.store.clone(), "gw-2").unwrap(),
+    );
+    mirror
+        .store
+        .commit(Tx(vec![Conflicts::forget(&objects::device_key(
+            DEVICES, "default", "d",
+        ))]))
+        .await
+        .unwrap();
+    hub_sends(&other, &hubs).await;
+    assert_eq!(log(&mirror).len(), 1);
 }
 
 #[test]

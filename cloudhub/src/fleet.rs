@@ -31,7 +31,7 @@ use crate::gateway::AsUser;
 use crate::metrics::Metrics;
 use crate::upstream::{Index, Objects, Writer};
 
-pub(crate) use journal::history;
+pub(crate) use journal::{history, newest_of};
 pub(crate) use knock::last_seen;
 pub(crate) use outbox::Outbox;
 pub(crate) use registry::{Live, Registry};

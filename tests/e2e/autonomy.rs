@@ -116,6 +116,97 @@ async fn mosquitto_pub_many(pair: &Pair, n: u32) {
     }
 }
 
+/// The hub's history of the gateway's conflict log; `None` when there is none yet.
+async fn conflicts(pair: &Pair) -> Option<Vec<Value>> {
+    let page = get(&pair.hub.api, "/kurator/v1/journals/gw-1/events").await?;
+    let items = page["items"].as_array()?;
+    Some(items.iter().map(|item| item["record"].clone()).collect())
+}
+
+async fn until_both_want(pair: &Pair, property: &str, value: &str) {
+    let edge = pair.edge.api().await;
+    eventually(&format!("both sides to want {property}={value}"), async || {
+        let (cloud, own) = (get(&pair.hub.api, DEVICE).await?, get(&edge, DEVICE).await?);
+        [&cloud, &own]
+            .iter()
+            .all(|device| desired(device, property).as_deref() == Some(value))
+            .then_some(())
+    })
+    .await;
+    pair.hub.until_in_sync("gw-1").await;
+}
+
+#[tokio::test]
+async fn an_edit_that_lost_to_one_on_the_other_side_is_in_the_conflict_log_once() {
+    let pair = Pair::start().await;
+    pair.with_press("press-01").await;
+    let (cloud, own) = (pair.hub.kubeconfig(), pair.edge.kubeconfig());
+    let set = async |side: &std::path::Path, edit: &str| {
+        kurator(side, &["twin", "set", "press-01", edit]).await.good();
+    };
+    let cut = async || {
+        pair.relay.set(Weather::CUT);
+        eventually("the hub to notice", async || {
+            pair.hub.gateway("gw-1").await.filter(|n| n["connected"] == false)
+        })
+        .await;
+    };
+    // One after the other, each knowing of the one before: no conflict.
+    set(&cloud, "setpoint=50").await;
+    until_both_want(&pair, "setpoint", "50").await;
+    set(&own, "setpoint=51").await;
+    until_both_want(&pair, "setpoint", "51").await;
+    cut().await;
+    set(&cloud, "setpoint=52").await;
+    pair.relay.set(Weather::FAIR);
+    until_both_want(&pair, "setpoint", "52").await;
+
+    // Both, apart; the later one counts. First the cloud's, then the gateway's.
+    cut().await;
+    set(&own, "setpoint=61").await;
+    set(&cloud, "setpoint=62").await;
+    pair.relay.set(Weather::FAIR);
+    until_both_want(&pair, "setpoint", "62").await;
+    let one = eventually("the conflict in the hub's history", async || conflicts(&pair).await).await;
+    let sides =
+        |record: &Value| [&record["kept"], &record["lost"]].map(|side| side["value"].as_str().unwrap().to_owned());
+    assert_eq!(one.iter().map(sides).collect::<Vec<_>>(), [["62", "61"]], "{one:?}");
+    let told = ["type", "device", "property", "policy"].map(|field| one[0][field].as_str().unwrap().to_owned());
+    assert_eq!(told, ["conflict", "default/press-01", "setpoint", "latest"]);
+
+    cut().await;
+    set(&cloud, "setpoint=71").await;
+    set(&own, "setpoint=72").await;
+    pair.relay.set(Weather::FAIR);
+    until_both_want(&pair, "setpoint", "72").await;
+    let two = eventually("the other conflict", async || {
+        conflicts(&pair).await.filter(|all| all.len() > 1)
+    })
+    .await;
+    assert_eq!(
+        two.iter().map(sides).collect::<Vec<_>>(),
+        [["62", "61"], ["72", "71"]],
+        "{two:?}"
+    );
+    let why = kurator(&cloud, &["why", "device", "press-01.setpoint"]).await.good();
+    assert!(why.contains("kept 72 by") && why.contains("dropped 71 by"), "{why}");
+
+    // What comes again, and what changes beside it, is no other conflict.
+    cut().await;
+    pair.relay.set(Weather::FAIR);
+    set(&cloud, "enabled=false").await;
+    until_both_want(&pair, "enabled", "false").await;
+    assert_eq!(conflicts(&pair).await.map(|all| all.len()), Some(2));
+    let node = pair.hub.gateway("gw-1").await.unwrap();
+    let events = node["journals"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|j| j["stream"] == "events");
+    let balance = events.map(|j| ["accepted", "delivered", "dropped", "waiting"].map(|n| j[n].as_u64().unwrap()));
+    assert_eq!(balance, Some([2, 2, 0, 0]), "{node}");
+}
+
 #[tokio::test]
 async fn the_gateway_answers_everything_with_the_hub_gone_for_good() {
     let mut pair = Pair::start().await;

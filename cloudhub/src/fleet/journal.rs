@@ -104,6 +104,38 @@ pub(crate) fn history(
     Ok((extent, records.into_iter().take(most).filter_map(kept).collect()))
 }
 
+/// Records looked at together from the end of a history.
+const WINDOW: u64 = 32;
+
+/// The newest record that is wanted, among the last `most` of a history.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) fn newest_of(
+    store: &Store,
+    (node, stream): (&str, &str),
+    most: u64,
+    wanted: impl Fn(&[u8]) -> bool,
+) -> Result<Option<Kept>, StoreError> {
+    let mut end = store.journal_bounds(&stream_name(node, stream))?.accepted;
+    let stop = end.saturating_sub(most);
+    while end > stop {
+        let from = end.saturating_sub(WINDOW).max(stop) + 1;
+        let count = usize::try_from(end - from + 1).unwrap_or(usize::MAX);
+        let (_, kept) = history(store, node, stream, from, (count, usize::MAX))?;
+        let found = kept
+            .into_iter()
+            .rev()
+            .filter(|k| k.position <= end)
+            .find(|k| wanted(&k.body));
+        if found.is_some() {
+            return Ok(found);
+        }
+        end = from - 1;
+    }
+    Ok(None)
+}
+
 /// The journals of one gateway's session.
 #[derive(Debug)]
 pub(crate) struct Journals {

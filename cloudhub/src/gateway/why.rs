@@ -7,11 +7,16 @@ use metastore::api::Status;
 use proto::KeyState;
 use serde_json::{Value, json};
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, newest_of};
 use crate::upstream::{ApiError, DEVICE, DEVICE_STATUS, Presences, rfc3339};
 
 /// How long a session may take to say where a key is.
 const ASK_DEADLINE: Duration = Duration::from_secs(1);
+
+/// The stream of a gateway that has its conflict log.
+const EVENTS: &str = "events";
+/// How many of its latest records are looked through.
+const CONFLICTS_SEARCHED: u64 = 256;
 
 struct Hops(Vec<Value>);
 
@@ -194,7 +199,31 @@ pub(crate) async fn device(
     };
     hops.add("reported", reported, at, detail);
     hops.add("observed", reported, None, if reported { "the hub has it" } else { "" });
-    Ok(hops.answer())
+    let mut answer = hops.answer();
+    if let Some(conflict) = last_conflict(fleet, node, &format!("{namespace}/{name}"), &sides.name).await {
+        answer["conflict"] = conflict;
+    }
+    Ok(answer)
+}
+
+/// The record of the last time that both sides set the property without knowledge of each other, if it is among the gateway's
+/// latest. Without an answer of the history there is none: what was asked for is where the value is.
+async fn last_conflict(fleet: &Arc<Fleet>, node: &str, device: &str, property: &str) -> Option<Value> {
+    let (store, node) = (fleet.store.clone(), node.to_owned());
+    let (device, property) = (device.to_owned(), property.to_owned());
+    let wanted = move |record: &[u8]| {
+        serde_json::from_slice::<Value>(record).is_ok_and(|record| {
+            record["type"] == "conflict" && record["device"] == *device && record["property"] == *property
+        })
+    };
+    let read = tokio::task::spawn_blocking(move || newest_of(&store, (&node, EVENTS), CONFLICTS_SEARCHED, wanted));
+    match read.await.ok()? {
+        Ok(found) => serde_json::from_slice(&found?.body).ok(),
+        Err(e) => {
+            tracing::warn!(error = %e, "The conflict log cannot be read.");
+            None
+        }
+    }
 }
 
 /// How a gateway's link is.

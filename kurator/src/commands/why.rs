@@ -62,12 +62,52 @@ pub(crate) fn render(answer: &Value) -> String {
             vec![text("hop"), text("state"), text("at"), text("detail")]
         })
         .collect();
-    output::columns(&["HOP", "STATE", "AT", "DETAIL"], &rows)
+    let table = output::columns(&["HOP", "STATE", "AT", "DETAIL"], &rows);
+    match conflict(&answer["conflict"]) {
+        Some(line) => format!("{}\n\n{line}\n", table.trim_end()),
+        None => table,
+    }
+}
+
+/// What the last conflict was, if there ever was one.
+fn conflict(record: &Value) -> Option<String> {
+    let side = |side: &Value| {
+        let by = side["by"].as_str().filter(|by| !by.is_empty()).unwrap_or("somebody");
+        match side["value"].as_str() {
+            Some(value) => format!("{value} by {by}"),
+            None => format!("no value by {by}"),
+        }
+    };
+    let text = |field: &str| record[field].as_str();
+    Some(format!(
+        "last conflict {}: both sides set {} unaware of each other; policy {} kept {}, dropped {}",
+        text("at")?,
+        text("property")?,
+        text("policy")?,
+        side(&record["kept"]),
+        side(&record["lost"]),
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_last_conflict_stands_below_the_hops() {
+        let hops = json!([{"hop": "api", "state": "done", "at": null, "detail": "p = 1"}]);
+        let plain = render(&json!({"hops": hops}));
+        assert!(!plain.contains("conflict"));
+        let conflict = json!({"type": "conflict", "property": "p", "policy": "latest", "at": "2026-01-01T00:00:00Z",
+            "kept": {"value": "1", "by": "admin"}, "lost": {"value": null, "by": ""}});
+        let told = render(&json!({"hops": hops, "conflict": conflict}));
+        assert_eq!(
+            told.strip_prefix(plain.trim_end()).unwrap(),
+            "\n\nlast conflict 2026-01-01T00:00:00Z: both sides set p unaware of each other; policy latest kept 1 by admin, \
+             dropped no value by somebody\n"
+        );
+    }
 
     #[test]
     fn a_dotted_name_is_read_in_every_way() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use device_models::kinds::DeviceModel;
-use device_models::{Rules, check_twins, merge_device_desired};
+use device_models::{Conflict, Rules, check_twins, merge_device_desired, note_overruled};
 use proto::{Hash, Key};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -15,6 +15,9 @@ use crate::upstream::body::{
     status_content,
 };
 use crate::upstream::objects::{ApiError, DEVICE, DEVICE_STATUS, revision};
+
+/// Largest a Device may become by what is noted in it: well below what may travel.
+const MAX_NOTED: usize = proto::limits::MAX_BODY / 2;
 
 pub(super) const NO_DEVICE: ApiError = ApiError::NotOwned("there is no such device");
 pub(super) const NOT_ITS_DEVICE: ApiError = ApiError::NotOwned("the device is not this gateway's");
@@ -232,13 +235,7 @@ impl Shared {
             return refused(text.join("; "));
         }
         let changed = merge_device_desired(&mut device, &twins);
-        for conflict in &changed.conflicts {
-            tracing::info!(
-                device = %format_args!("{namespace}/{name}"), property = %conflict.property,
-                kept = ?conflict.kept.value, lost = ?conflict.lost.value,
-                "A desired value was set here and at the gateway without knowledge of each other."
-            );
-        }
+        note_conflicts(&mut device, &changed.conflicts, namespace, name);
         let noted = put_notes(&mut device, &[(TWINS, &hash_text(hash)), (TWINS_FROM, node)]);
         let at = if changed.object || noted {
             revision(&self.objects.replace(DEVICE, namespace, name, &device).await?)
@@ -264,6 +261,31 @@ impl Shared {
             }
         }
     }
+}
+
+/// Leaves the conflicts that the cloud lost in the Device for the gateway's conflict log, in the write that drops the values: the gateway
+/// may never be sent what was there before. Those that the gateway lost it finds itself, when it merges what it is sent.
+fn note_conflicts(device: &mut Value, conflicts: &[Conflict], namespace: &str, name: &str) {
+    if conflicts.is_empty() {
+        return;
+    }
+    let mut noted = device.clone();
+    let mut left_out = note_overruled(&mut noted, conflicts);
+    if body_size(&noted) > MAX_NOTED && body_size(&noted) > body_size(device) {
+        // It has to fit on the link.
+        left_out = conflicts.iter().map(|conflict| conflict.property.clone()).collect();
+    } else {
+        *device = noted;
+    }
+    let device = format_args!("{namespace}/{name}");
+    if !left_out.is_empty() {
+        tracing::warn!(%device, properties = ?left_out, "Conflicts have no room in the Device; the gateway may not hear of them.");
+    }
+    tracing::info!(%device, count = conflicts.len(), "Desired values were set here and at the gateway without knowledge of each other.");
+}
+
+fn body_size(device: &Value) -> usize {
+    serde_json::to_vec(device).map_or(usize::MAX, |bytes| bytes.len())
 }
 
 fn owners(name: &str, uid: &str) -> Value {

@@ -252,6 +252,10 @@ impl Registry {
 }
 
 impl Presences for Registry {
+    fn epoch(&self, node: &str) -> Option<u64> {
+        self.lock().live.get(node).map(|live| live.epoch)
+    }
+
     fn of(&self, node: &str) -> Presence {
         let identity = self.directory.identity(node);
         let (live, left, duplicate) = {

@@ -24,7 +24,7 @@ use super::outbox::Outbox;
 use super::registry::{Facts, Live};
 use super::sink::{Entry, Sink};
 use crate::enroll::Certificate;
-use crate::upstream::{Batch, Job, Observed, ObservedKey, Refusal, Urgency, observed_key};
+use crate::upstream::{Batch, Job, Observed, ObservedKey, Refusal, observed_key};
 
 /// A gateway that waits for an acknowledgement longer than this hears that the hub is there: it would give up otherwise, and come back to
 /// wait again.
@@ -469,7 +469,13 @@ impl Work<'_> {
         let batch = Batch::new(number, changes.len(), Arc::clone(&self.live.outbox));
         for Change { key, body, hash } in changes {
             match self.job(&key, body, hash) {
-                Ok(job) => fleet.writer.submit(&key, job, Some(Arc::clone(&batch)), Urgency::Now),
+                Ok(job) => {
+                    let session = (&*self.live.node, self.live.epoch);
+                    if !fleet.writer.report(session, &key, job, Arc::clone(&batch)) {
+                        // Of what is left nobody waits for an answer either.
+                        return;
+                    }
+                }
                 Err(refusal) => {
                     fleet.metrics.observed_refused.add(1);
                     batch.done(&key, Some(refusal));

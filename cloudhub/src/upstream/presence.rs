@@ -13,6 +13,8 @@ pub(crate) const MAX_SHOWN_REFUSED: usize = 16;
 pub(crate) trait Presences: Send + Sync + std::fmt::Debug {
     /// What is so now.
     fn of(&self, node: &str) -> Presence;
+    /// The epoch of the session that speaks for a node, if one does.
+    fn epoch(&self, node: &str) -> Option<u64>;
 }
 
 /// One side of a replicated pair, as the hub has it.

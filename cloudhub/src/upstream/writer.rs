@@ -192,6 +192,22 @@ impl Writer {
         self.pump();
     }
 
+    /// Hands in what a gateway said in the session of this epoch; false, and nothing handed in, when that session does not speak for the
+    /// node any more. Asked and queued in one step: a newer session enters before it hands anything in, so a job of an older one is
+    /// before all of the newer's in the queue or nowhere.
+    pub(crate) fn report(&self, (node, epoch): (&str, u64), key: &Key, job: Job, waiter: Arc<Batch>) -> bool {
+        let current = {
+            let mut queue = self.0.lock();
+            let current = self.0.presences.epoch(node) == Some(epoch);
+            if current {
+                queue.submit(key, job, Some(waiter), Urgency::Now);
+            }
+            current
+        };
+        self.pump();
+        current
+    }
+
     /// Something about a node's connection changed: its Node and EdgeNode are written when nothing urgent waits.
     pub(crate) fn presence(&self, node: &str) {
         self.node(node);
@@ -351,6 +367,10 @@ mod tests {
     #[derive(Debug)]
     struct Nobody;
     impl Presences for Nobody {
+        fn epoch(&self, _: &str) -> Option<u64> {
+            None
+        }
+
         fn of(&self, _: &str) -> super::super::presence::Presence {
             Default::default()
         }
@@ -390,6 +410,85 @@ mod tests {
         assert!(outbox.take().written[&1].is_empty());
         assert_eq!(asked.load(Ordering::Relaxed), 3, "not done before the API said so");
         assert_eq!(index.marked(&key), None);
+    }
+
+    /// A node whose session of epoch 2 enters when it was asked for so often.
+    #[derive(Debug)]
+    struct TakenOver {
+        asked: std::sync::atomic::AtomicUsize,
+        after: usize,
+    }
+    impl Presences for TakenOver {
+        fn epoch(&self, _: &str) -> Option<u64> {
+            let asked = self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Some(if asked < self.after { 1 } else { 2 })
+        }
+
+        fn of(&self, _: &str) -> super::super::presence::Presence {
+            Default::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fenced_session_that_was_held_up_neither_replaces_nor_follows_the_newer_one() {
+        let api = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<http_body_util::Full<Bytes>>, std::convert::Infallible>>()
+        });
+        let writer = Writer::new(
+            Objects::new(kube::Client::new(api, "default")),
+            Arc::default(),
+            Arc::new(TakenOver {
+                asked: Default::default(),
+                after: 1,
+            }),
+            Arc::default(),
+            Drain::new(),
+        );
+        let key: Key = "devices.kubeedge.io/devicestatuses/default/a".into();
+        let outbox = Arc::new(Outbox::default());
+        let report = |epoch: u64, hash: Hash| {
+            let job = Job::Status {
+                node: "gw-1".into(),
+                body: Bytes::from_static(b"{}"),
+                hash,
+                anew: false,
+            };
+            writer.report(
+                ("gw-1", epoch),
+                &key,
+                job,
+                Batch::new(hash as u64, 1, Arc::clone(&outbox)),
+            )
+        };
+        // Held: nothing is run, so that all of it waits.
+        let other: Vec<_> = (0..IN_FLIGHT).map(|n| Key::from(format!("nodes/{n}"))).collect();
+        for key in &other {
+            writer
+                .0
+                .lock()
+                .submit(key, Job::EdgeNode { anew: false }, None, Urgency::Now);
+            assert!(writer.0.next().is_some());
+        }
+        let waiting = || {
+            let mut queue = writer.0.lock();
+            queue.done(&other[0]);
+            let taken = queue.take().map(|taken| taken.job);
+            drop(queue);
+            match taken {
+                Some(Job::Status { hash, .. }) => Some(hash),
+                None => None,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(report(1, 10), "it still speaks for the node");
+        assert!(report(2, 20), "the newer session's comes over it");
+        assert!(!report(1, 11), "the older was held up before it handed this in");
+        assert_eq!(waiting(), Some(20));
+        // In flight now, and after it is done.
+        assert!(!report(1, 12));
+        writer.0.lock().done(&key);
+        assert!(!report(1, 13));
+        assert_eq!(writer.backlog(), IN_FLIGHT - 1);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! It stops in the order in which things depend on each other: gateways are told, sessions and requests end, the writer stops,
 //! the store is closed last.
 
+mod files;
+
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -12,18 +14,19 @@ use std::time::Duration;
 
 use daemon::drain::Drain;
 use daemon::exit::{BAD_CONFIG, FAILED, Failure};
+use daemon::lives::End;
 use daemon::ready::Ready;
-use link::pki::{Cert, Credential, HubCa, Kubeconfig, write_atomic, write_kubeconfig};
+use link::pki::{Cert, Credential, HubCa, PkiError};
 use link::{HubConfig, HubEndpoint, HubLimits};
 use metastore::api::Identify;
-use metastore::store::Store;
+use metastore::store::{CommitError, Store, StoreError};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use serde_json::json;
 use tokio::net::TcpListener;
 
+use self::files::{Files, no_room};
 use crate::config::{Config, split_address};
-use crate::embedded::{self, Access};
+use crate::embedded::{self, Access, EmbeddedError};
 use crate::enroll::Directory;
 use crate::fleet::{Fleet, IdentityGate, Registry};
 use crate::gateway::Front;
@@ -53,6 +56,9 @@ pub struct Bound {
     addresses: Addresses,
     hub_addrs: Vec<String>,
     names: Vec<String>,
+    files: Files,
+    /// There was no room for one of the files.
+    unwritten: bool,
 }
 
 /// Where a hub listens.
@@ -81,23 +87,17 @@ impl Bound {
     ///
     /// # Errors
     /// What is in the way, with an exit code.
-    pub async fn new(config: Config) -> Result<Self, Failure> {
-        config.check()?;
-        let config = Arc::new(config);
-        let pki = config.data_dir.join("pki");
-        let make = |dir: &Path| {
-            std::fs::create_dir_all(dir).map_err(|e| {
-                Failure::new(BAD_CONFIG, format!("cannot make {}: {e}", dir.display()))
-                    .hint("choose a folder that this user may write to with --data-dir")
-            })
-        };
-        make(&pki)?;
-        make(&config.data_dir.join("snapshots"))?;
-        let (store, opened) = embedded::open_store(&config.data_dir, config.journal_bytes)
-            .map_err(|e| failed("cannot open the store")(&e))?;
-        if let Some(path) = &opened.damaged {
-            tracing::error!(path = %path.display(), restored = opened.restored, "The store was damaged; it was set aside.");
+    pub async fn new(config: Config) -> Result<Self, End> {
+        config.check().map_err(End::Failed)?;
+        let store = open_store(&config)?;
+        match Self::on(Arc::new(config), store.clone()).await {
+            Ok(bound) => Ok(bound),
+            Err(why) => Err(ended(&store, why).await),
         }
+    }
+
+    async fn on(config: Arc<Config>, store: Store) -> Result<Self, Failure> {
+        let pki = config.data_dir.join("pki");
         let now = daemon::clock::wall_ms();
         let ca = Arc::new(HubCa::load_or_create(&pki, now).map_err(|e| failed("the hub's CA")(&e))?);
         let directory = Arc::new(Directory::open(store.clone()).map_err(|e| failed("cannot read the store")(&e))?);
@@ -145,7 +145,16 @@ impl Bound {
             config.advertise.clone()
         };
         let hub_addrs = hub_addrs.into_iter().take(proto::limits::MAX_ADDRS).collect();
-        admin_kubeconfig(&config.data_dir, &ca, api_at, now)?;
+        let files = Files {
+            data_dir: config.data_dir.clone(),
+            ca: Arc::clone(&ca),
+            addresses,
+        };
+        let unwritten = match files.admin(now) {
+            Ok(_) => false,
+            Err(e) if no_room(&e) => true,
+            Err(e) => return Err(failed("the administrator's kubeconfig")(&e)),
+        };
         Ok(Self {
             config,
             store,
@@ -158,6 +167,8 @@ impl Bound {
             addresses,
             hub_addrs,
             names,
+            files,
+            unwritten,
         })
     }
 
@@ -170,19 +181,28 @@ impl Bound {
     ///
     /// # Errors
     /// When the store or the embedded API does not work.
-    pub async fn run(self) -> Result<Hub, Failure> {
-        let drain = Drain::new();
+    pub async fn run(self) -> Result<Hub, End> {
+        let (drain, store) = (Drain::new(), self.store.clone());
+        match self.start(drain.clone()).await {
+            Ok(hub) => Ok(hub),
+            Err(why) => {
+                drain.finish(DRAIN_DEADLINE).await;
+                Err(ended(&store, why).await)
+            }
+        }
+    }
+
+    async fn start(self, drain: Drain) -> Result<Hub, Failure> {
         let ready = Ready::new();
         let starting = ready.block("api");
         let metrics = Arc::new(Metrics::default());
         let index = Arc::new(Index::default());
-        let me = embedded::self_record(&self.store)
-            .await
-            .map_err(|e| failed("cannot start")(&e))?;
+        let stored = |e: EmbeddedError| not_stored(&self.config.data_dir, "cannot start", &e);
+        let me = embedded::self_record(&self.store).await.map_err(stored)?;
         let access = Arc::new(Access::new(Arc::clone(&index), Arc::clone(&self.directory)));
         let api = embedded::api(self.store.clone(), &me.id, access, drain.clone())
             .await
-            .map_err(|e| failed("cannot start")(&e))?;
+            .map_err(stored)?;
         let client = embedded::client(api.clone());
         let registry = Arc::new(Registry::new(Arc::clone(&self.directory)));
         let objects = Objects::new(client.clone());
@@ -235,8 +255,7 @@ impl Bound {
             dir: self.config.data_dir.join("pki"),
             names: self.names,
             people,
-            data_dir: self.config.data_dir.clone(),
-            api: self.addresses.api,
+            files: self.files.clone(),
         };
         let (accepting, stopping) = (Arc::clone(&fleet), drain.clone());
         drop(drain.spawn(async move {
@@ -254,7 +273,17 @@ impl Bound {
                 keeper.keep(Arc::clone(&endpoint), stopping),
             );
         }));
-        write_run_file(&self.config.data_dir, self.addresses)?;
+        let unwritten = self.unwritten
+            || match self.files.run_file() {
+                Ok(()) => false,
+                Err(e) if no_room(&e) => true,
+                Err(e) => return Err(failed("cannot write hub.json")(&e)),
+            };
+        if unwritten {
+            tracing::warn!(dir = %self.files.data_dir.display(),
+                "The disk is full: hub.json and admin.kubeconfig stay as they are until there is room.");
+            drop(drain.spawn(self.files.write_when_there_is_room(drain.clone())));
+        }
         tracing::info!(listen = %self.addresses.listen, api = %self.addresses.api, health = %self.addresses.health, "ready");
         Ok(Hub {
             addresses: self.addresses,
@@ -307,8 +336,7 @@ struct KeepCertificate {
     dir: PathBuf,
     names: Vec<String>,
     people: Arc<PeopleCert>,
-    data_dir: PathBuf,
-    api: SocketAddr,
+    files: Files,
 }
 
 impl KeepCertificate {
@@ -323,8 +351,8 @@ impl KeepCertificate {
     }
 
     /// A new `admin.kubeconfig` when two thirds of the life of its certificate are over; true then.
-    fn renewed_admin(&self, now: u64) -> Result<bool, Failure> {
-        admin_kubeconfig(&self.data_dir, &self.ca, self.api, now)
+    fn renewed_admin(&self, now: u64) -> Result<bool, PkiError> {
+        self.files.admin(now)
     }
 
     async fn keep(self, endpoint: Arc<HubEndpoint>, drain: Drain) {
@@ -491,64 +519,73 @@ fn server_names(config: &Config, api: SocketAddr) -> Vec<String> {
     names
 }
 
-/// `admin.kubeconfig`: made at the first start, made again when the people's port moved or its certificate nears its end. True when it
-/// was made.
-fn admin_kubeconfig(data_dir: &Path, ca: &HubCa, api: SocketAddr, now: u64) -> Result<bool, Failure> {
-    let path = data_dir.join("admin.kubeconfig");
-    let server = format!("https://{}", dialable(api));
-    let made = pki_stamp(&server, now);
-    let stamp = data_dir.join("pki").join("admin.stamp");
-    let fresh = std::fs::read_to_string(&stamp)
-        .ok()
-        .filter(|s| path.exists() && still_good(s, &server, now));
-    if fresh.is_some() {
-        return Ok(false);
+/// What the store did not take, and what to do about it.
+fn not_stored(data_dir: &Path, what: &str, error: &EmbeddedError) -> Failure {
+    let failure = Failure::new(FAILED, format!("{what}: {error}"));
+    if matches!(
+        error,
+        EmbeddedError::Store(StoreError::Full) | EmbeddedError::Commit(CommitError::Full)
+    ) {
+        return failure.hint(format!(
+            "the disk of {} is full: make room there and start again; gateways keep meanwhile what they have to say",
+            data_dir.display()
+        ));
     }
-    let wrong = |e: link::pki::PkiError| failed("the administrator's kubeconfig")(&e);
-    let client = ca.issue_admin("kurator-admin", now).map_err(wrong)?;
-    let ca_pem = ca.cert_pem();
-    let kubeconfig = Kubeconfig {
-        name: "kurator",
-        server: &server,
-        ca_pem: &ca_pem,
-        client: &client,
-    };
-    write_kubeconfig(&path, &kubeconfig).map_err(wrong)?;
-    write_atomic(&stamp, made.as_bytes(), 0o600).map_err(wrong)?;
-    Ok(true)
+    failure
 }
 
-/// When, and for which address, the kubeconfig was made.
-fn pki_stamp(server: &str, now: u64) -> String {
-    format!("{now} {server}")
+/// Makes the folders and opens the store.
+fn open_store(config: &Config) -> Result<Store, End> {
+    for dir in ["pki", "snapshots"].map(|name| config.data_dir.join(name)) {
+        std::fs::create_dir_all(&dir).map_err(|e| {
+            End::Failed(
+                Failure::new(BAD_CONFIG, format!("cannot make {}: {e}", dir.display()))
+                    .hint("choose a folder that this user may write to with --data-dir"),
+            )
+        })?;
+    }
+    let (store, opened) = embedded::open_store(&config.data_dir, config.journal_bytes).map_err(|e| {
+        let failure = not_stored(&config.data_dir, "cannot open the store", &e);
+        match e {
+            EmbeddedError::Store(StoreError::Corrupt(_)) => End::Damaged(failure),
+            _ => End::Failed(failure),
+        }
+    })?;
+    if let Some(path) = &opened.damaged {
+        tracing::error!(path = %path.display(), restored = opened.restored, "The store was damaged; it was set aside.");
+    }
+    Ok(store)
 }
 
-fn still_good(stamp: &str, server: &str, now: u64) -> bool {
-    let Some((made, at)) = stamp.split_once(' ') else {
-        return false;
-    };
-    let life = u64::try_from(link::pki::ADMIN_VALID.as_millis()).unwrap_or(u64::MAX);
-    at == server
-        && made
-            .parse::<u64>()
-            .is_ok_and(|made| now.saturating_sub(made) < life / 3 * 2)
-}
-
-/// `hub.json`: where a program that started the hub finds it.
-fn write_run_file(data_dir: &Path, at: Addresses) -> Result<(), Failure> {
-    let run = json!({
-        "listen": dialable(at.listen).to_string(),
-        "api": format!("https://{}", dialable(at.api)),
-        "health": format!("http://{}", dialable(at.health)),
-        "pid": std::process::id(),
-    });
-    let path = data_dir.join("hub.json");
-    write_atomic(&path, run.to_string().as_bytes(), 0o644).map_err(|e| failed("cannot write hub.json")(&e))
+/// A start that came to nothing: closes the store, and says whether its file is to blame, whatever part stumbled over it.
+async fn ended(store: &Store, why: Failure) -> End {
+    let file = store.kv_get("", b"");
+    store.close().await;
+    match file {
+        // Closed: its writer ended by itself, which the next start looks into.
+        Err(e @ (StoreError::Corrupt(_) | StoreError::Closed)) => {
+            End::Damaged(Failure::new(FAILED, format!("{}: {e}", why.what)))
+        }
+        _ => End::Failed(why),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn files(dir: &Path, ca: &Arc<HubCa>) -> Files {
+        let at = SocketAddr::from(([127, 0, 0, 1], 8443));
+        Files {
+            data_dir: dir.to_owned(),
+            ca: Arc::clone(ca),
+            addresses: Addresses {
+                listen: at,
+                api: at,
+                health: at,
+            },
+        }
+    }
 
     #[test]
     fn wildcards_become_addresses_people_can_dial() {
@@ -571,12 +608,11 @@ mod tests {
         let (server, _) = ca.load_or_issue_server(dir.path(), &names, now).unwrap();
         let people = PeopleCert::new(&server).unwrap();
         let keeper = KeepCertificate {
-            ca,
+            ca: Arc::clone(&ca),
             dir: dir.path().to_owned(),
             names,
             people: Arc::clone(&people),
-            data_dir: dir.path().to_owned(),
-            api: SocketAddr::from(([127, 0, 0, 1], 8443)),
+            files: files(dir.path(), &ca),
         };
         let first = people.current().cert.clone();
         let day = 24 * 3600 * 1000;
@@ -599,12 +635,11 @@ mod tests {
         let names = vec!["localhost".to_owned()];
         let (server, _) = ca.load_or_issue_server(&pki, &names, now).unwrap();
         let keeper = KeepCertificate {
-            ca,
+            ca: Arc::clone(&ca),
             dir: pki,
             names,
             people: PeopleCert::new(&server).unwrap(),
-            data_dir: dir.path().to_owned(),
-            api: SocketAddr::from(([127, 0, 0, 1], 8443)),
+            files: files(dir.path(), &ca),
         };
         let day = 24 * 3600 * 1000;
         let path = dir.path().join("admin.kubeconfig");
@@ -617,15 +652,5 @@ mod tests {
         assert_ne!(read(), first);
         assert!(!keeper.renewed_admin(now + 251 * day).unwrap());
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn the_kubeconfig_is_made_again_when_the_port_moved_or_it_grows_old() {
-        let day = 24 * 3600 * 1000;
-        let stamp = pki_stamp("https://127.0.0.1:8443", 1000);
-        assert!(still_good(&stamp, "https://127.0.0.1:8443", 1000 + 100 * day));
-        assert!(!still_good(&stamp, "https://127.0.0.1:9443", 1000));
-        assert!(!still_good(&stamp, "https://127.0.0.1:8443", 1000 + 300 * day));
-        assert!(!still_good("garbage", "https://127.0.0.1:8443", 0));
     }
 }

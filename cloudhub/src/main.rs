@@ -43,7 +43,7 @@ async fn live(config: Arc<Mutex<Config>>, stop: CancellationToken) -> Result<(),
     let hub = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        hub = start => hub.map_err(End::Failed)?,
+        hub = start => hub?,
     };
     let at = hub.addresses();
     {

@@ -32,6 +32,20 @@ impl SmallDisk {
         Self(folder)
     }
 
+    /// Whether it has room for another file, whatever is in it.
+    pub(crate) async fn no_more_files(&self, full: bool) {
+        let used = run(Command::new("df").args(["--output=iused"]).arg(self.0.path()))
+            .await
+            .good();
+        let used: u64 = used.lines().last().and_then(|n| n.trim().parse().ok()).unwrap();
+        let most = if full { used } else { used + 1000 };
+        run(Command::new("mount")
+            .args(["-o", &format!("remount,nr_inodes={most}")])
+            .arg(self.0.path()))
+        .await
+        .good();
+    }
+
     /// Fills it to the last byte, until the file that is returned is removed.
     pub(crate) fn fill(&self) -> PathBuf {
         let path = self.0.path().join("ballast");

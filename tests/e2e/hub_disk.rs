@@ -2,11 +2,13 @@
 //! hand it over when there is room, once.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
-use tests::{Api, Hub, LOOK, Pair, eventually, get, kubectl, mosquitto_pub, mosquitto_pub_lines};
+use tests::{Api, Hub, LOOK, Pair, eventually, get, kubectl, mosquitto_pub, mosquitto_pub_lines, program, run};
+use tokio::process::{Child, Command};
 
 use crate::disk::SmallDisk;
 
@@ -148,6 +150,77 @@ async fn a_full_disk_at_the_hub_costs_nobody_anything_but_time() {
     hub.until_in_sync("gw-1").await;
     assert_eq!(write(&hub.api, "one-more", 16).await, None);
     history_is_whole(&hub, sent).await;
+    edge.kill().await;
+}
+
+/// A hub on the disk and ports of `hub`, outside its care.
+fn launch(hub: &Hub, log: &Path) -> Child {
+    let port = |url: &str| url.split_once("://").map_or(url, |(_, at)| at).to_owned();
+    Command::new(program("cloudhub"))
+        .arg("--data-dir")
+        .arg(hub.folder())
+        .args(["--listen", &hub.listen().to_string()])
+        .args(["--api", &port(hub.api_url()), "--health", &port(hub.health_url())])
+        .stderr(std::fs::File::create(log).unwrap())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_hub_that_starts_on_a_full_disk_serves_what_it_has_or_says_what_is_in_the_way() {
+    daemon::tls::install_provider();
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::new(48 * 1024 * 1024).await;
+    std::os::unix::fs::symlink(folder.path().join("hub.log"), disk.0.path().join("hub.log")).unwrap();
+    let mut hub = Hub::start(disk.0.path(), &[]).await;
+    let mut edge = Pair::gateway(&hub, &folder.path().join("gw-1"), "gw-1").await;
+    hub.until_in_sync("gw-1").await;
+    tests::press(&hub.api, "press-01", "gw-1").await;
+    let run_file = disk.0.path().join("hub.json");
+    let written = || std::fs::read_to_string(&run_file).unwrap();
+
+    // There is room in the files that a killed hub left behind, and for no other file.
+    hub.kill().await;
+    disk.no_more_files(true).await;
+    let (before, log) = (written(), folder.path().join("again.log"));
+    let mut again = launch(&hub, &log);
+    let pid = again.id().unwrap();
+    eventually("the gateway to be back", async || {
+        let ended = again.try_wait().unwrap();
+        assert_eq!(ended, None, "{}", std::fs::read_to_string(&log).unwrap());
+        hub.gateway("gw-1").await.filter(|n| n["connected"] == true)
+    })
+    .await;
+    assert!(
+        get(&hub.api, &tests::device("press-01")).await.is_some(),
+        "it serves what it has"
+    );
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(said.contains("The disk is full"), "{said}");
+    assert_eq!(written(), before, "there was no room for another");
+    disk.no_more_files(false).await;
+    eventually("the run file of this process", async || {
+        let run: Value = serde_json::from_str(&written()).ok()?;
+        (run["pid"] == pid).then_some(())
+    })
+    .await;
+
+    // No room for the store itself.
+    let ended = run(Command::new("kill").args(["-TERM", &pid.to_string()])).await;
+    assert!(ended.status.success() && again.wait().await.unwrap().success());
+    let ballast = disk.fill();
+    let status = launch(&hub, &log).wait().await.unwrap();
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("no space left for the store"), "{said}");
+    assert!(
+        said.contains("hint: the disk of") && said.contains("make room"),
+        "{said}"
+    );
+    std::fs::remove_file(&ballast).unwrap();
+    hub.start_again().await;
+    hub.until_in_sync("gw-1").await;
     edge.kill().await;
 }
 

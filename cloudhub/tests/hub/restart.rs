@@ -238,3 +238,49 @@ async fn a_gateway_cannot_make_the_hub_keep_more_streams_by_coming_back() {
     world.admin.until_in_sync("gw-1").await;
     gateway.leave().await;
 }
+
+/// Every page of rows that has this text in it is bad; the others are good.
+fn spoil_pages_with(path: &std::path::Path, text: &[u8]) -> usize {
+    let mut file = std::fs::read(path).unwrap();
+    let mut spoiled = 0;
+    for page in file.chunks_mut(4096).skip(1) {
+        let rows = matches!(page[0], 10 | 13);
+        if rows && page.windows(text.len()).any(|w| w == text) {
+            page[..64].iter_mut().for_each(|byte| *byte ^= 0x5a);
+            spoiled += 1;
+        }
+    }
+    std::fs::write(path, file).unwrap();
+    spoiled
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_met_at_the_start_is_for_another_life_which_sets_it_aside() {
+    let mut world = World::start().await;
+    // More of them than fit with what opening the store reads.
+    for n in 0..200 {
+        world.admin.token(json!({"node": format!("later-{n}")})).await;
+    }
+    world.stop().await;
+    let config = world.config.clone();
+    let path = config.data_dir.join("hub.db");
+    assert!(spoil_pages_with(&path, b"later-150") > 0);
+    match cloudhub::Bound::new(config).await {
+        Err(daemon::lives::End::Damaged(why)) => {
+            assert!(
+                why.what.contains("cannot read the store") && why.what.contains("damaged"),
+                "{why}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    // As `daemon::lives` does.
+    world.start_again().await;
+    let kept: Vec<_> = std::fs::read_dir(&world.config.data_dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("damaged"))
+        .collect();
+    assert!(!kept.is_empty());
+    world.stop().await;
+}

@@ -144,7 +144,7 @@ pub(crate) struct World {
     _folder: tempfile::TempDir,
     pub(crate) hub: Option<Hub>,
     pub(crate) admin: Person,
-    config: Config,
+    pub(crate) config: Config,
 }
 
 impl World {

@@ -297,3 +297,41 @@ async fn an_edge_node_under_another_gateways_name_speaks_of_one_of_them() {
     .await;
     drop((one, two));
 }
+
+/// The gateway may only ever be sent the Device that has its own value: what that came over is noted for it.
+#[tokio::test]
+async fn an_edit_that_the_merge_drops_is_noted_in_the_device_and_people_cannot_touch_the_note() {
+    let world = World::start().await;
+    let gateway = joined(&world, "gw-1").await;
+    world.admin.press("press-01", "gw-1").await;
+    let before = gateway.until_desired(PRESS, "the device", |_| true).await;
+    let property = before["spec"]["properties"][0]["name"].as_str().unwrap();
+    world.admin.set("press-01", "55").await.unwrap();
+    // Set at the gateway later, without knowledge of that.
+    let mut own = before.clone();
+    own["spec"]["properties"][0]["desired"]["value"] = json!("60");
+    let mut clock = device_models::hlc::Clock::edge("gw-1", None);
+    let now = daemon::clock::wall_ms() + 5;
+    device_models::admit_device(Some(&before), &mut own, None, &mut clock, now, "device").unwrap();
+    gateway
+        .report(TWINS, &device_models::edge_registers(&own, "gw-1").unwrap())
+        .await;
+    let merged = gateway
+        .until_desired(PRESS, "its own edit back", |d| {
+            d["spec"]["properties"][0]["desired"]["value"] == "60"
+        })
+        .await;
+    let noted = device_models::overruled(&merged);
+    let values = |c: &device_models::Conflict| (c.property.clone(), c.kept.value.clone(), c.lost.value.clone());
+    assert_eq!(
+        noted.iter().map(values).collect::<Vec<_>>(),
+        [(property.to_owned(), Some("60".to_owned()), Some("55".to_owned()))]
+    );
+    let path = format!("{DEVICES}/press-01");
+    let patch = json!({"metadata": {"labels": {"line": "4"}, "annotations": {device_models::OVERRULED: null}}});
+    world.admin.merge(&path, &patch).await.unwrap();
+    let labelled = gateway
+        .until_desired(PRESS, "the label", |d| d["metadata"]["labels"]["line"] == "4")
+        .await;
+    assert_eq!(device_models::overruled(&labelled), noted);
+}

@@ -6,7 +6,8 @@
 //! their controllers through [`ApiServer::apply_internal`] and its sisters.
 //!
 //! How a request goes: `request` reads path, query and accepted forms; `auth` decides; `read` and `watch` answer from stored bytes;
-//! `verbs` reads bodies and ends in `write`, the one place where objects change. Errors are [`Status`]es all the way.
+//! `verbs` reads bodies and ends in `write`, the one place where objects change; `apply` knows who owns which of their fields. What takes
+//! longer than a request (`lifecycle`, `garbage`) follows the store. Errors are [`Status`]es all the way.
 //!
 //! Invariants: a 2xx to a write follows its commit; every object stored has passed its schema; a body, a selector, a patch and a schema are
 //! bounded before they are worked on; a stored object is not encoded again to be shown in its stored form.

@@ -215,6 +215,7 @@ fn operations(kind: &KindSpec, document: Document) -> Map<String, Value> {
         if !kind.custom {
             media.push("application/strategic-merge-patch+json");
         }
+        media.push("application/apply-patch+yaml");
         match document {
             Document::V2 => map.insert("consumes".into(), json!(media)),
             Document::V3 => {

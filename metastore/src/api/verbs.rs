@@ -397,7 +397,8 @@ fn read_patch(call: &Call, body: &[u8]) -> Result<(Patch, Vec<String>), Status> 
 
 /// Reads a patch by its content type.
 fn read_patch_of(call: &Call, body: &[u8], strategic: bool) -> Result<(Patch, Vec<String>), Status> {
-    const BOTH: &str = "application/json-patch+json, application/merge-patch+json";
+    const ALL: &str = "application/json-patch+json, application/merge-patch+json";
+    const APPLY: &str = "application/apply-patch+yaml";
     let media = call.content_type().split(';').next().unwrap_or_default().trim();
     let object = || {
         let parsed = codec::json(body)?;
@@ -414,10 +415,10 @@ fn read_patch_of(call: &Call, body: &[u8], strategic: bool) -> Result<(Patch, Ve
             object().map(|p| (Patch::Strategic(p.value), p.duplicates))
         }
         "application/strategic-merge-patch+json" => Err(Status::unsupported_media(format!(
-            "the body of the request was in an unknown format - accepted media types include: {BOTH}"
+            "the body of the request was in an unknown format - accepted media types include: {ALL}, {APPLY}"
         ))),
         _ => Err(Status::unsupported_media(format!(
-            "the body of the request was in an unknown format - accepted media types include: {BOTH}, application/strategic-merge-patch+json"
+            "the body of the request was in an unknown format - accepted media types include: {ALL}, application/strategic-merge-patch+json, {APPLY}"
         ))
         .with_empty_details()),
     }

@@ -376,10 +376,9 @@ pub(crate) fn apply(
         }
     }
     let mut out = new;
-    // Writing fails for an object without metadata only, and a merged one has some.
-    if managed.write(&mut out).is_err() {
-        tracing::debug!("an object without metadata was applied");
-    }
+    managed
+        .write(&mut out)
+        .map_err(|_| TypedError::NoObject(".metadata".to_owned()))?;
     Ok(out)
 }
 

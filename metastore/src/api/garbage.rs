@@ -383,9 +383,12 @@ impl Collector {
             self.graph.waiting.remove(uid);
             return self.release(key, uid, FOREGROUND).await;
         }
-        self.graph.waiting.insert(uid.to_owned(), key.clone());
-        for owned in self.graph.owned_by(uid) {
-            self.queue(owned);
+        // Once: each of them is tried again by itself, and one that comes later is looked at when it comes. An owner is looked at whenever
+        // one of them goes, and must not have all the others looked at each time.
+        if self.graph.waiting.insert(uid.to_owned(), key.clone()).is_none() {
+            for owned in self.graph.owned_by(uid) {
+                self.queue(owned);
+            }
         }
         Ok(())
     }

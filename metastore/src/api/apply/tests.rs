@@ -231,6 +231,19 @@ fn items_keep_the_order_of_the_configuration() {
 }
 
 #[test]
+fn long_lists_cost_their_length() {
+    // With a look at every other item for each, this would not end.
+    let list = |from: u32| {
+        let env: Vec<Value> = (from..from + 30_000).map(|n| json!({"name":n.to_string()})).collect();
+        containers(json!([{"name":"a","env":env}]))
+    };
+    let one = applied(None, list(0), "one");
+    let two = applied(Some(&one), list(25_000), "two");
+    let env = &two["spec"]["template"]["spec"]["containers"][0]["env"];
+    assert_eq!(env.as_array().unwrap().len(), 55_000);
+}
+
+#[test]
 fn ports_are_told_apart_by_both_keys_one_by_default() {
     let with = |ports: Value| containers(json!([{"name":"a","ports":ports}]));
     let one = applied(

@@ -21,8 +21,8 @@ pub(crate) enum TypedError {
         /// The key that is missing.
         key: String,
     },
-    /// An item of a list of objects is none.
-    #[error("{0}: an item of the list is no object")]
+    /// What must be an object, an item of a list or the metadata, is none.
+    #[error("{0}: expected an object")]
     NoObject(String),
     /// Two items of a list are the same one.
     #[error("{path}: duplicate entries for key {element}")]
@@ -306,26 +306,39 @@ fn merged(base: Value, over: &Value, schema: Option<&Schema>) -> Value {
     }
 }
 
-/// Items in both stand in the order of `over`; those of `base` alone stay behind the one they followed.
+/// Items in both stand in the order of `over`; those of `base` alone stay behind the one they followed. Lists are a client's, and long if it
+/// likes: each item is looked at a fixed number of times.
 fn merge_lists(base: Vec<Value>, over: &[Value], schema: Option<&Schema>) -> Vec<Value> {
-    let ours = lenient(over, schema);
-    let theirs = lenient(&base, schema);
-    let place = |element: &Option<String>| ours.iter().position(|o| o.is_some() && o == element);
-    let places: Vec<Option<usize>> = theirs.iter().map(place).collect();
+    let ours: BTreeMap<String, usize> = lenient(over, schema)
+        .into_iter()
+        .enumerate()
+        .filter_map(|(n, element)| Some((element?, n)))
+        .collect();
+    // Where an item of the base stands in `over`, and the other way round.
+    let places: Vec<Option<usize>> = lenient(&base, schema)
+        .into_iter()
+        .map(|element| ours.get(&element?).copied())
+        .collect();
+    let mut twins = vec![None; over.len()];
+    for (at, place) in places.iter().enumerate() {
+        if let Some(n) = place {
+            twins[*n] = Some(at);
+        }
+    }
     let mut base: Vec<Option<Value>> = base.into_iter().map(Some).collect();
     let mut out = Vec::with_capacity(base.len() + over.len());
+    let mut both = (0..over.len()).filter(|n| twins[*n].is_some()).peekable();
     let mut at = 0;
     for (n, value) in over.iter().enumerate() {
-        let next_of_both = (n..over.len()).find(|m| places.contains(&Some(*m)));
+        while both.next_if(|m| *m < n).is_some() {}
         // What only the base has, up to the next item of both; items of both that stand elsewhere now are passed over.
-        while at < base.len() && (places[at].is_none() || places[at] != next_of_both) {
+        while at < base.len() && (places[at].is_none() || places[at] != both.peek().copied()) {
             if places[at].is_none() {
                 out.extend(base[at].take());
             }
             at += 1;
         }
-        let twin = places.iter().position(|p| *p == Some(n));
-        out.push(match twin.and_then(|t| base[t].take()) {
+        out.push(match twins[n].and_then(|twin| base[twin].take()) {
             Some(old) => merged(old, value, items(schema)),
             None => value.clone(),
         });

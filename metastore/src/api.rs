@@ -52,6 +52,6 @@ pub use codec::MAX_BODY;
 pub use garbage::Collects;
 pub use internal::{Applied, Parts};
 pub use kinds::KindSpec;
-pub use serve::{ALPN, Identify, serve, serve_stream};
+pub use serve::{Identify, serve, serve_stream};
 pub use server::{ApiServer, BuildError, Builder, OwnProgram, ResourceId, refusal};
 pub use status::{Cause, Details, Status};

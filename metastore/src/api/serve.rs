@@ -1,4 +1,5 @@
-//! Listening: HTTP/1.1 over TLS with client certificates, or on a stream that somebody else has authenticated.
+//! Listening: HTTP/1.1, and with the feature `http2` what a client prefers of the two, over TLS with client certificates; or HTTP/1.1 on a
+//! stream that somebody else has authenticated.
 //!
 //! Every connection has a place (of a bounded number), a deadline for its handshake and for each request's head; a connection that fails ends
 //! alone.
@@ -23,6 +24,9 @@ use tower::Service;
 
 use super::auth::User;
 
+#[cfg(feature = "http2")]
+mod http2;
+
 /// Connections served at a time; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
 /// A TLS handshake is a few round trips.
@@ -41,8 +45,12 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// Says who a client certificate is; the chain has been verified against the listener's CA before this is asked.
 pub type Identify = Arc<dyn Fn(&CertificateDer<'_>) -> Option<User> + Send + Sync>;
 
-/// The TLS configuration's ALPN for this listener.
-pub const ALPN: &[u8] = b"http/1.1";
+/// The protocols that this listener speaks, the preferred one first, for a TLS configuration that names none.
+const ALPN: &[&[u8]] = &[
+    #[cfg(feature = "http2")]
+    b"h2",
+    b"http/1.1",
+];
 
 /// Serves until the drain begins. `tls` decides whether client certificates are demanded; a connection without one is anonymous.
 pub async fn serve<S, B>(
@@ -103,6 +111,10 @@ pub async fn serve<S, B>(
                 .and_then(<[_]>::first)
                 .and_then(|c| identify(c))
                 .unwrap_or_else(User::anonymous);
+            #[cfg(feature = "http2")]
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                return http2::serve_connection(stream, user, service, one).await;
+            }
             serve_stream(stream, user, service, one).await;
         }));
     }
@@ -117,14 +129,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let handler = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(user.clone());
-        let mut service = service.clone();
-        async move {
-            std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-            service.call(request).await
-        }
-    });
+    let handler = service_fn(move |request| call(service.clone(), user.clone(), request));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_DEADLINE)
@@ -149,12 +154,22 @@ where
     }
 }
 
+/// One request under the identity of its connection.
+async fn call<S, B>(mut service: S, user: User, mut request: Request<Incoming>) -> Result<Response<B>, Infallible>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+{
+    request.extensions_mut().insert(user);
+    std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
+    service.call(request).await
+}
+
 /// The configuration with our ALPN, when it names none.
 fn with_alpn(tls: Arc<rustls::ServerConfig>) -> Arc<rustls::ServerConfig> {
     if !tls.alpn_protocols.is_empty() {
         return tls;
     }
     let mut own = (*tls).clone();
-    own.alpn_protocols = vec![ALPN.to_vec()];
+    own.alpn_protocols = ALPN.iter().map(|p| p.to_vec()).collect();
     Arc::new(own)
 }

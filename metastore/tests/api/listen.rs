@@ -69,13 +69,16 @@ async fn listening(server: ApiServer, pki: &Pki) -> (u16, Drain) {
     (port, drain)
 }
 
-async fn ask(port: u16, pki: &Pki, with_certificate: bool, path: &str) -> (u16, String) {
+type Tls = tokio_rustls::client::TlsStream<TcpStream>;
+
+/// A connection that offers these protocols.
+async fn connect(port: u16, pki: &Pki, with_certificate: bool, protocols: &[&[u8]]) -> Tls {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_root_certificates(pki.roots.clone());
-    let config = if with_certificate {
+    let mut config = if with_certificate {
         let (cert, key) = &pki.client;
         builder
             .with_client_auth_cert(vec![cert.clone()], key.clone_key())
@@ -83,12 +86,17 @@ async fn ask(port: u16, pki: &Pki, with_certificate: bool, path: &str) -> (u16, 
     } else {
         builder.with_no_client_auth()
     };
+    config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
-    let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+    tokio_rustls::TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await
-        .unwrap();
+        .unwrap()
+}
+
+async fn ask(port: u16, pki: &Pki, with_certificate: bool, path: &str) -> (u16, String) {
+    let stream = connect(port, pki, with_certificate, &[]).await;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .unwrap();
@@ -153,4 +161,71 @@ async fn a_stream_is_served_under_the_identity_it_comes_with() {
     drain.stop();
     served.await.unwrap();
     driver.await.unwrap().unwrap();
+}
+
+mod http2 {
+    use super::*;
+    use hyper_util::rt::TokioExecutor;
+    use serde_json::json;
+
+    fn get(path: &str) -> Request<Empty<Bytes>> {
+        Request::get(format!("https://localhost{path}"))
+            .body(Empty::new())
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn many_watches_share_one_connection() {
+        const WATCHES: usize = 200;
+        let (api, pki) = (Api::start().await, pki());
+        let (port, drain) = listening(api.server.clone(), &pki).await;
+        let stream = connect(port, &pki, true, &[b"h2", b"http/1.1"]).await;
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+        let driver = tokio::spawn(connection);
+        let mut bodies = Vec::new();
+        for _ in 0..WATCHES {
+            let mut sender = sender.clone();
+            let path = "/api/v1/namespaces/default/configmaps?watch=1&resourceVersion=0";
+            let response = sender.send_request(get(path)).await.unwrap();
+            assert_eq!(response.status(), 200);
+            bodies.push(response.into_body());
+        }
+        let made =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "seen", "namespace": "default"}});
+        api.server.create(&User::internal(), made).await.unwrap();
+        for body in &mut bodies {
+            let mut text = Vec::new();
+            while !text.ends_with(b"}\n") {
+                let frame = body.frame().await.unwrap().unwrap();
+                text.extend_from_slice(frame.data_ref().unwrap());
+            }
+            let event: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            assert_eq!(
+                (&event["type"], &event["object"]["metadata"]["name"]),
+                (&json!("ADDED"), &json!("seen"))
+            );
+        }
+        // The connection outlives its streams, and ends with the server.
+        drop(bodies);
+        let mut again = sender.clone();
+        assert_eq!(again.send_request(get("/healthz")).await.unwrap().status(), 200);
+        drop((sender, again));
+        assert!(drain.finish(Duration::from_secs(10)).await);
+        driver.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_after_the_handshake_is_let_go() {
+        let (api, pki) = (Api::start().await, pki());
+        let (port, _drain) = listening(api.server.clone(), &pki).await;
+        let mut silent = connect(port, &pki, true, &[b"h2"]).await;
+        tokio::time::pause();
+        let mut sink = Vec::new();
+        // The server's settings, its farewell, and the end.
+        silent.read_to_end(&mut sink).await.unwrap_or_default();
+        assert!(sink.len() < 256, "{sink:?}");
+    }
 }

@@ -17,7 +17,8 @@ test: setup
 	$(CARGO) test --workspace --doc --quiet
 
 ## The figures, printed as one table and stored in tests/benches/RESULTS.md.
-bench: setup
+bench:
+	@tests/setup.sh bench
 	$(CARGO) build --release -p cloudhub --bins
 	$(CARGO) build --profile edge -p edgecore --bins
 	$(CARGO) build --profile quick-release -p kurator -p tests --bins

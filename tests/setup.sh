@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests run beside the project's own programs, where it is missing: real MQTT clients and broker, kubectl, Python.
+# `setup.sh [bench]` installs what the tests (or the bench as well) run beside the project's own programs, where it is missing: real MQTT clients and broker, kubectl, Python.
 set -euo pipefail
 
 missing=()
@@ -13,6 +13,8 @@ need python3 python3
 need cc build-essential
 need ip iproute2
 need systemd-analyze systemd
+# The load of the API's figures.
+[ "${1:-}" != bench ] || need wrk wrk
 [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || missing+=(libfaketime)
 
 if [ "${#missing[@]}" -gt 0 ]; then

@@ -1,6 +1,7 @@
 //! The bench: one table, target beside measured, printed and stored in `tests/benches/RESULTS.md` with date, machine and method.
 //!
 //! `bench [--quick] [GROUP …]` runs all groups or those named; `bench --help` names them. Release programs are expected beside it.
+//! `bench --server URL --kubeconfig FILE [--pid N …]` sends the API's load to another server instead.
 //! Nothing here asserts a time; it writes down what it saw.
 
 mod api;
@@ -12,6 +13,7 @@ mod process;
 mod report;
 mod size;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use daemon::exit::{FAILED, Failure, USAGE};
@@ -31,27 +33,52 @@ const GROUPS: [&str; 7] = ["size", "edge", "latency", "rate", "idle", "api", "fl
 #[derive(Debug, PartialEq, Eq)]
 enum Asked {
     Help,
-    Run { quick: bool, groups: Vec<String> },
+    Run {
+        quick: bool,
+        groups: Vec<String>,
+    },
+    /// The API's load on another server.
+    Other {
+        quick: bool,
+        url: String,
+        kubeconfig: PathBuf,
+        pids: Vec<u32>,
+    },
 }
 
-fn parse(arguments: impl Iterator<Item = String>) -> Result<Asked, String> {
+fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Asked, String> {
     let (mut quick, mut groups) = (false, Vec::new());
-    for argument in arguments {
+    let (mut server, mut kubeconfig, mut pids) = (None, None, Vec::new());
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
         match argument.as_str() {
             "-h" | "--help" => return Ok(Asked::Help),
             "--quick" => quick = true,
+            "--server" => server = Some(value()?),
+            "--kubeconfig" => kubeconfig = Some(PathBuf::from(value()?)),
+            "--pid" => pids.push(value()?.parse().map_err(|_| "a process id is a number".to_owned())?),
             name if GROUPS.contains(&name) => groups.push(argument),
             name => return Err(format!("no group or option {name:?}")),
         }
     }
-    Ok(Asked::Run { quick, groups })
+    match (server, kubeconfig) {
+        (None, None) => Ok(Asked::Run { quick, groups }),
+        (Some(url), Some(kubeconfig)) => Ok(Asked::Other {
+            quick,
+            url,
+            kubeconfig,
+            pids,
+        }),
+        _ => Err("another server needs --server and --kubeconfig".to_owned()),
+    }
 }
 
 fn usage() -> String {
     format!(
         "Usage: bench [--quick] [GROUP ...]\n\nGroups: {}; all of them when none is named.\n\
          --quick takes smaller numbers, for seeing that the bench itself works.\n\
-         Only a full run without --quick is stored in tests/benches/RESULTS.md.\n\nExample: bench --quick latency rate\n",
+         Only a full run without --quick is stored in tests/benches/RESULTS.md.\n\
+         --server URL --kubeconfig FILE [--pid N ...] sends the API's load to another server, a kube-apiserver say.\n\nExample: bench --quick latency rate\n",
         GROUPS.join(" ")
     )
 }
@@ -65,21 +92,35 @@ fn main() -> ExitCode {
         Err(what) => Failure::new(USAGE, what)
             .hint(format!("groups are {}; bench --help says more", GROUPS.join(" ")))
             .report(),
-        Ok(Asked::Run { quick, groups }) => match run(quick, &groups) {
+        Ok(asked) => match run(asked) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => Failure::new(FAILED, format!("{e:#}")).report(),
         },
     }
 }
 
-fn run(quick: bool, names: &[String]) -> anyhow::Result<()> {
+fn run(asked: Asked) -> anyhow::Result<()> {
     daemon::tls::install_provider();
-    let plan = Plan { quick };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
     let mut report = Report::new();
+    let (quick, names) = match asked {
+        Asked::Help => return Ok(()),
+        Asked::Run { quick, groups } => (quick, groups),
+        Asked::Other {
+            quick,
+            url,
+            kubeconfig,
+            pids,
+        } => {
+            runtime.block_on(api::other(&mut report, Plan { quick }, kubeconfig, url, pids))?;
+            report::print(&report.table());
+            return Ok(());
+        }
+    };
+    let plan = Plan { quick };
     runtime.block_on(async {
         let wants = |name: &str| names.is_empty() || names.iter().any(|n| n == name);
         if wants("size") {
@@ -144,7 +185,16 @@ mod tests {
             })
         );
         assert_eq!(asked("size --help"), Ok(Asked::Help));
-        for bad in ["sizes", "--fast", "size latencies"] {
+        assert_eq!(
+            asked("--server https://h:1 --kubeconfig f --pid 7"),
+            Ok(Asked::Other {
+                quick: false,
+                url: "https://h:1".into(),
+                kubeconfig: "f".into(),
+                pids: vec![7]
+            })
+        );
+        for bad in ["sizes", "--fast", "size latencies", "--server https://h:1", "--pid"] {
             assert!(asked(bad).is_err(), "{bad}");
         }
         assert!(GROUPS.iter().all(|g| usage().contains(g)));

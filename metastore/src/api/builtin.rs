@@ -11,9 +11,12 @@ use super::names::NameRule;
 use super::schema::types;
 use super::table::{Cell, Column, path};
 
+#[allow(dead_code)]
+mod checks;
 mod core;
 mod events;
 mod pods;
+mod rbac;
 mod service;
 mod shared;
 mod workloads;
@@ -31,6 +34,7 @@ pub fn builtin_kinds() -> Vec<KindSpec> {
         pods::kinds(),
         events::kinds(),
         workloads::kinds(),
+        rbac::kinds(),
         extensions(),
         reviews(),
     ]
@@ -86,6 +90,7 @@ fn row(group: &str, package: &str, kind: &str, short: &[&str]) -> KindSpec {
             view: None,
         },
         names: NameRule::Subdomain,
+        create_on_update: false,
         status: StatusPart::Whole,
         scale: None,
         generation: false,

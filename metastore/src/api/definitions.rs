@@ -293,6 +293,7 @@ pub(crate) fn rows(definition: &Value) -> Vec<KindSpec> {
                 custom: true,
                 storage: storage.clone(),
                 names: NameRule::Subdomain,
+                create_on_update: false,
                 status: if v.pointer("/subresources/status").is_some() {
                     StatusPart::Apart
                 } else {

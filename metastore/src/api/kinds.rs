@@ -34,6 +34,8 @@ pub struct KindSpec {
     pub(crate) custom: bool,
     pub(crate) storage: Storage,
     pub(crate) names: NameRule,
+    /// A PUT makes the object when there is none.
+    pub(crate) create_on_update: bool,
     pub(crate) status: StatusPart,
     pub(crate) scale: Option<Scale>,
     /// `metadata.generation` counts changes of the desired state.

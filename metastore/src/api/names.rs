@@ -9,6 +9,8 @@ pub(crate) enum NameRule {
     Label,
     /// RFC 1035 label: services.
     Label1035,
+    /// Anything that can be a part of a path: roles.
+    PathSegment,
 }
 
 /// Longest name of any kind.
@@ -57,6 +59,9 @@ impl NameRule {
             Self::Label1035 => Err(
                 "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character",
             ),
+            Self::PathSegment if matches!(name, "." | "..") => Err("may not be '.' or '..'"),
+            Self::PathSegment if name.contains(['/', '%']) => Err("may not contain '/' or '%'"),
+            Self::PathSegment => Ok(()),
         }
     }
 }
@@ -84,6 +89,10 @@ mod tests {
         }
         assert!(NameRule::Label.check("a.b").is_err());
         assert!(NameRule::Label1035.check("1a").is_err());
+        assert!(NameRule::PathSegment.check("system:A b").is_ok());
+        for bad in [".", "..", "a/b", "50%"] {
+            assert!(NameRule::PathSegment.check(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

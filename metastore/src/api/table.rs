@@ -51,6 +51,12 @@ impl Column {
         out
     }
 
+    /// When it was created, for kinds whose table has nothing else to say.
+    pub(crate) fn created() -> Self {
+        let at = path(".metadata.creationTimestamp").map_or(Cell::Of(|_| Value::Null), Cell::Value);
+        Self::new("Created At", "date", ABOUT_AGE, at)
+    }
+
     /// A column.
     pub(crate) fn new(name: &str, ty: &str, description: &str, cell: Cell) -> Self {
         Self {

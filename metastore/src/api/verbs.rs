@@ -10,6 +10,7 @@ use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::apply::{self, Manager};
+use super::auth::Attributes;
 use super::body::ApiBody;
 use super::codec::{self, Parsed};
 use super::patch::Patch;
@@ -17,7 +18,7 @@ use super::request::{Form, ListQuery, WriteQuery, accept};
 use super::schema::shape;
 use super::server::{Call, Core, json_response, with_warnings};
 use super::status::{Cause, Details, Status, success};
-use super::write::{Deleted, Owner, Part, Preconditions, Propagation, Written, encode, parse};
+use super::write::{Deleted, Owner, Part, Preconditions, Propagation, Writing, Written, encode, parse};
 use super::{meta, read, table};
 
 /// Deletes of a collection that are on their way at once.
@@ -84,8 +85,42 @@ impl Core {
                     duplicates: parsed.duplicates.clone(),
                 })
             })
-            .await?;
-        answer(call, StatusCode::OK, &written, form)
+            .await;
+        match written {
+            Err(s) if s.code == 404 && part == Part::Main && call.kind.create_on_update => {
+                self.put_new(call, writing, parsed, name, form).await
+            }
+            other => answer(call, StatusCode::OK, &other?, form),
+        }
+    }
+
+    /// PUT of an object that is not there, where the kind makes it then: by those who may create it.
+    async fn put_new(
+        self: &Arc<Self>,
+        call: &Call,
+        writing: Writing<'_>,
+        parsed: Parsed,
+        name: &str,
+        form: Form,
+    ) -> Result<Response<ApiBody>, Status> {
+        let kind = &call.kind;
+        let attributes = Attributes {
+            verb: "create",
+            group: &kind.group,
+            resource: &kind.plural,
+            namespace: writing.namespace,
+            name,
+            ..Attributes::default()
+        };
+        self.authorize(&call.user, &attributes)?;
+        let said = meta::text(&parsed.value, "name");
+        if said != name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({said}) does not match the name on the URL ({name})"
+            )));
+        }
+        let written = self.create(writing, parsed).await?;
+        answer(call, StatusCode::CREATED, &written, form)
     }
 
     async fn patch(self: &Arc<Self>, call: &Call, body: &[u8], form: Form) -> Result<Response<ApiBody>, Status> {

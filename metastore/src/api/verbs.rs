@@ -13,7 +13,7 @@ use super::apply::{self, Manager};
 use super::auth::Attributes;
 use super::body::ApiBody;
 use super::codec::{self, Parsed};
-use super::patch::Patch;
+use super::patch::{self, Operations, Patch};
 use super::request::{Form, ListQuery, WriteQuery, accept};
 use super::schema::shape;
 use super::server::{Call, Core, json_response, with_warnings};
@@ -141,6 +141,7 @@ impl Core {
             .update(writing, name, patch.names_version(), &mut |current| {
                 let mut value = current.clone();
                 patch.apply(&mut value, &schema)?;
+                patch::check_patched(&mut value, current, &call.kind, options.strictness, &duplicates)?;
                 Ok(Parsed {
                     value,
                     duplicates: duplicates.clone(),
@@ -444,8 +445,12 @@ fn read_patch_of(call: &Call, body: &[u8], strategic: bool) -> Result<(Patch, Ve
         }
     };
     match media {
-        "application/json-patch+json" => Ok((Patch::json(body)?, Vec::new())),
+        "application/json-patch+json" => Ok((Patch::Json(Operations::read(body)?), Vec::new())),
         "application/merge-patch+json" => object().map(|p| (Patch::Merge(p.value), p.duplicates)),
+        // Null is a patch that changes nothing.
+        "application/strategic-merge-patch+json" if strategic && body.trim_ascii() == b"null" => {
+            Ok((Patch::Strategic(json!({})), Vec::new()))
+        }
         "application/strategic-merge-patch+json" if strategic => {
             object().map(|p| (Patch::Strategic(p.value), p.duplicates))
         }

@@ -232,10 +232,22 @@ impl KindSpec {
         self.status != StatusPart::Whole
     }
 
+    /// Whether an update must say which version of the object it changes.
+    pub(crate) fn updates_name_version(&self) -> bool {
+        const KINDS: [(&str, &str); 3] = [
+            ("coordination.k8s.io", "leases"),
+            ("node.k8s.io", "runtimeclasses"),
+            ("policy", "poddisruptionbudgets"),
+        ];
+        self.custom || KINDS.contains(&(&*self.group, &*self.plural))
+    }
+
     /// What may be done with it, for discovery.
     pub(crate) const fn verbs(&self) -> &'static [&'static str] {
         if self.review.is_some() {
             &["create"]
+        } else if matches!(self.deletion, Deletion::EmptiesNamespace) {
+            &["create", "delete", "get", "list", "patch", "update", "watch"]
         } else {
             &[
                 "create",
@@ -291,6 +303,11 @@ impl Registry {
             list.sort_by_key(|v| std::cmp::Reverse(priority(v)));
             (name, list)
         })
+    }
+
+    /// Whether any version of the group is served.
+    pub(crate) fn has_group(&self, group: &str) -> bool {
+        self.groups.contains_key(group)
     }
 
     /// The rows of a version, by plural.

@@ -283,7 +283,9 @@ async fn remove(core: &Arc<Core>, holder: Holder, key: &ObjectKey) -> Result<Pro
             return Ok(Progress::Done);
         };
         let value = parse(&object)?;
-        if !meta::finalizers(&value).is_empty() {
+        let others = value.pointer("/spec/finalizers").and_then(Value::as_array);
+        let others = others.into_iter().flatten().any(|f| f != "kubernetes");
+        if !meta::finalizers(&value).is_empty() || (holder == Holder::Namespace && others) {
             return Ok(Progress::Waits);
         }
         match core

@@ -77,10 +77,13 @@ pub(crate) fn begin(object: &mut Value, kind: &KindSpec, namespace: &str, name: 
         "deletionTimestamp",
         "deletionGracePeriodSeconds",
         "selfLink",
-        "generation",
         "managedFields",
     ] {
         meta.remove(field);
+    }
+    // Where the server does not count generations, the number is the client's.
+    if kind.generation || meta.get("generation").is_some_and(|g| g == 0) {
+        meta.remove("generation");
     }
     meta.insert("name".to_owned(), json!(name));
     if kind.namespaced {
@@ -142,70 +145,170 @@ fn drop_empty(meta: &mut Map<String, Value>) {
     }
 }
 
-/// Checks the metadata of an object about to be stored.
+/// Checks the metadata of an object about to be stored; `old` is the object before.
 pub(crate) fn check(object: &Value, old: Option<&Value>, kind: &KindSpec, causes: &mut Vec<Cause>) {
-    let name = text(object, "name");
-    if old.is_none()
-        && let Err(why) = kind.names.check(name)
+    match old {
+        None => check_new(object, kind, causes),
+        Some(old) => {
+            let from = causes.len();
+            check_change(object, old, causes);
+            check_parts(object, causes);
+            // Other servers check built-in kinds in two places and say it twice; clients see both.
+            if !kind.custom {
+                causes.extend_from_within(from..);
+            }
+        }
+    }
+    if !kind.custom && kind.group.as_ref() != "apiextensions.k8s.io" {
+        const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+        for (i, finalizer) in finalizers(object).iter().enumerate() {
+            let text = finalizer.as_str().unwrap_or_default();
+            if !text.contains('/') && !STANDARD.contains(&text) {
+                let why = "name is neither a standard finalizer name nor is it fully qualified";
+                causes.push(Cause::invalid(
+                    format!("metadata.finalizers[{i}]"),
+                    &format!("{text:?}"),
+                    why,
+                ));
+            }
+        }
+    }
+}
+
+fn check_new(object: &Value, kind: &KindSpec, causes: &mut Vec<Cause>) {
+    let (name, prefix) = (text(object, "name"), text(object, "generateName"));
+    if !prefix.is_empty()
+        && let Err(why) = kind.names.check_prefix(prefix)
     {
+        causes.push(Cause::invalid("metadata.generateName", &format!("{prefix:?}"), why));
+    }
+    if let Err(why) = kind.names.check(name) {
         causes.push(Cause::invalid("metadata.name", &format!("{name:?}"), why));
     }
+    if let Some(n) = of(object)
+        .and_then(|m| m.get("generation"))
+        .and_then(Value::as_i64)
+        .filter(|n| *n < 0)
+    {
+        let why = "must be greater than or equal to 0";
+        causes.push(Cause::invalid("metadata.generation", &n.to_string(), why));
+    }
+    check_parts(object, causes);
+    let mut ways = 0;
+    for finalizer in finalizers(object) {
+        let text = finalizer.as_str().unwrap_or_default();
+        ways += usize::from(matches!(text, "orphan" | "foregroundDeletion"));
+        for why in selector::key_problems(text) {
+            causes.push(Cause::invalid("metadata.finalizers", &format!("{text:?}"), &why));
+        }
+    }
+    if ways > 1 {
+        let why = "finalizer orphan and foregroundDeletion cannot be both set";
+        causes.push(Cause::invalid("metadata.finalizers", "", why));
+    }
+}
+
+fn check_change(object: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    if !is_terminating(old) {
+        return;
+    }
+    let added: Vec<&str> = finalizers(object)
+        .iter()
+        .filter(|f| !finalizers(old).contains(f))
+        .filter_map(Value::as_str)
+        .collect();
+    if !added.is_empty() {
+        let why =
+            format!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}");
+        causes.push(Cause::forbidden("metadata.finalizers", &why));
+    }
+}
+
+/// What is checked of a new object and of a changed one alike.
+fn check_parts(object: &Value, causes: &mut Vec<Cause>) {
     let map = |field: &str| of(object).and_then(|m| m.get(field)).and_then(Value::as_object);
     for (key, value) in map("labels").into_iter().flatten() {
-        if let Err(why) = selector::check_key(key) {
+        for why in selector::key_problems(key) {
             causes.push(Cause::invalid("metadata.labels", &format!("{key:?}"), &why));
         }
         let value = value.as_str().unwrap_or_default();
-        if let Err(why) = selector::check_value(value) {
+        for why in selector::value_problems(value) {
             causes.push(Cause::invalid("metadata.labels", &format!("{value:?}"), &why));
         }
     }
     let mut size = 0;
     for (key, value) in map("annotations").into_iter().flatten() {
         size += key.len() + value.as_str().map_or(0, str::len);
-        if let Err(why) = selector::check_key(&key.to_lowercase()) {
+        for why in selector::key_problems(&key.to_lowercase()) {
             causes.push(Cause::invalid("metadata.annotations", &format!("{key:?}"), &why));
         }
     }
     if size > MAX_ANNOTATIONS {
         causes.push(Cause::too_long("metadata.annotations", MAX_ANNOTATIONS as u64));
     }
-    for finalizer in finalizers(object) {
-        let text = finalizer.as_str().unwrap_or_default();
-        if let Err(why) = selector::check_key(text) {
-            causes.push(Cause::invalid("metadata.finalizers", &format!("{text:?}"), &why));
-        }
-    }
     let owners = of(object)
         .and_then(|m| m.get("ownerReferences"))
         .and_then(Value::as_array);
-    for (i, owner) in owners.into_iter().flatten().enumerate() {
-        for field in ["apiVersion", "kind", "name", "uid"] {
-            if owner.get(field).and_then(Value::as_str).is_none_or(str::is_empty) {
-                causes.push(Cause::invalid(
-                    format!("metadata.ownerReferences[{i}].{field}"),
-                    "\"\"",
-                    "must not be empty",
-                ));
+    check_owners(owners.map_or(&[], Vec::as_slice), causes);
+}
+
+fn check_owners(owners: &[Value], causes: &mut Vec<Cause>) {
+    const AT: &str = "metadata.ownerReferences";
+    let mut controllers = 0;
+    for owner in owners {
+        let word = |field: &str| owner.get(field).and_then(Value::as_str).unwrap_or_default();
+        let api_version = word("apiVersion");
+        if api_version.is_empty() || api_version.matches('/').count() > 1 {
+            let why = "version must not be empty";
+            causes.push(Cause::invalid(
+                format!("{AT}.apiVersion"),
+                &format!("{api_version:?}"),
+                why,
+            ));
+        }
+        for field in ["kind", "name", "uid"] {
+            if word(field).is_empty() {
+                causes.push(Cause::invalid(format!("{AT}.{field}"), "\"\"", "must not be empty"));
+            }
+        }
+        if api_version == "v1" && word("kind") == "Event" {
+            causes.push(Cause::invalid(
+                AT,
+                "",
+                "/v1, Kind=Event is disallowed from being an owner",
+            ));
+        }
+        if owner.get("controller") == Some(&Value::Bool(true)) {
+            controllers += 1;
+            if controllers > 1 {
+                let why = "Only one reference can have Controller set to true";
+                causes.push(Cause::invalid(AT, "", why));
             }
         }
     }
-    if let Some(old) = old.filter(|o| is_terminating(o)) {
-        let added: Vec<&str> = finalizers(object)
-            .iter()
-            .filter(|f| !finalizers(old).contains(f))
-            .filter_map(Value::as_str)
-            .collect();
-        if !added.is_empty() {
-            let why = format!(
-                "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
-            );
-            // Real servers check this in two places and say it twice; clients see both.
-            for _ in 0..2 {
-                causes.push(Cause::forbidden("metadata.finalizers", &why));
-            }
+}
+
+/// Refuses an update that says another identity or deletion than the object has.
+pub(crate) fn check_kept(sent: &Value, current: &Value, kind: &KindSpec, name: &str) -> Result<(), Status> {
+    let mut causes = Vec::new();
+    for field in ["uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        let (new, old) = (
+            of(sent).and_then(|m| m.get(field)),
+            of(current).and_then(|m| m.get(field)),
+        );
+        let Some(new) = new.filter(|v| !v.is_null() && *v != "") else {
+            continue;
+        };
+        // A deletion's time is put back silently where there is one.
+        if Some(new) != old && !(field == "deletionTimestamp" && old.is_some()) {
+            let cause = Cause::invalid(format!("metadata.{field}"), &new.to_string(), "field is immutable");
+            causes.extend(vec![cause; if kind.custom { 1 } else { 2 }]);
         }
     }
+    if causes.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(&kind.group, &kind.kind, name, causes))
 }
 
 /// Whether the desired state differs: everything but metadata, and but the status where that is apart.
@@ -244,7 +347,11 @@ mod tests {
         let m = of(&o).unwrap();
         assert_eq!(m["namespace"], "ns");
         assert_ne!(m["uid"], "x");
-        assert!(!m.contains_key("resourceVersion") && !m.contains_key("generation") && !m.contains_key("labels"));
+        assert!(!m.contains_key("resourceVersion") && !m.contains_key("labels"));
+        assert_eq!(m["generation"], 9, "nobody counts them for this kind");
+        let counted = builtin_kinds().into_iter().find(|k| k.kind() == "Deployment").unwrap();
+        begin(&mut o, &counted, "ns", "a", "2026-01-01T00:00:00Z").unwrap();
+        assert_eq!(o["metadata"]["generation"], 1);
         assert!(begin(&mut json!({"metadata":3}), &kind(), "", "a", "").is_err());
     }
 
@@ -269,9 +376,24 @@ mod tests {
             ),
             ["metadata.annotations"]
         );
-        let old = json!({"metadata":{"name":"a","deletionTimestamp":"x","finalizers":["a"]}});
-        let new = json!({"metadata":{"name":"a","finalizers":["a","b"]}});
-        assert_eq!(wrong(new, Some(old)), ["metadata.finalizers"; 2]);
+        let old = json!({"metadata":{"name":"a","deletionTimestamp":"x","finalizers":["x.io/a"]}});
+        let new = json!({"metadata":{"name":"a","finalizers":["x.io/a","x.io/b"]}});
+        assert_eq!(wrong(new, Some(old.clone())), ["metadata.finalizers"; 2]);
+        let new = json!({"metadata":{"name":"a","labels":{"":"x"},"finalizers":["x.io/a"]}});
+        assert_eq!(wrong(new, Some(old)), ["metadata.labels"; 4]);
+        let new = json!({"metadata":{"name":"a","finalizers":["orphan","foregroundDeletion","short"]}});
+        assert_eq!(wrong(new, None), ["metadata.finalizers", "metadata.finalizers[2]"]);
+        let owner = |version: &str, kind: &str| json!({"apiVersion":version,"kind":kind,"name":"o","uid":"u","controller":true});
+        let new = json!({"metadata":{"generateName":"A-","name":"a","ownerReferences":[owner("v1", "Event"), owner("a/b/c", "X")]}});
+        assert_eq!(
+            wrong(new, None),
+            [
+                "metadata.generateName",
+                "metadata.ownerReferences",
+                "metadata.ownerReferences.apiVersion",
+                "metadata.ownerReferences"
+            ]
+        );
     }
 
     #[test]

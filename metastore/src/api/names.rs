@@ -66,6 +66,16 @@ impl NameRule {
     }
 }
 
+impl NameRule {
+    /// Checks the beginning of a name, which may end where a name may not.
+    pub(crate) fn check_prefix(self, prefix: &str) -> Result<(), &'static str> {
+        match prefix.strip_suffix('-') {
+            Some(rest) if !rest.is_empty() => self.check(&format!("{rest}a")),
+            _ => self.check(prefix),
+        }
+    }
+}
+
 /// A name for `generateName`.
 pub(crate) fn generate(prefix: &str) -> String {
     let keep = prefix.len().min(63 - RANDOM);

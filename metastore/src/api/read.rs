@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::body::ApiBody;
-use super::kinds::{KindSpec, Selector};
+use super::kinds::{Deletion, KindSpec, Selector};
 use super::request::{Form, ListQuery, Version, VersionMatch, accept};
 use super::selector::{Fields, Labels, Selectable};
 use super::server::{Call, Core, json_response};
@@ -137,21 +137,29 @@ impl Core {
             return Err(Status::method_not_allowed());
         }
         let form = accept(&call.parts.headers, |f| !matches!(f, Form::Aggregated(_)))?;
-        let mut options = ListQuery::parse(&call.query)?;
-        match &call.name {
-            Some(name) if options.watch && call.subresource.is_empty() => {
-                options.fields.0.push(("metadata.name".to_owned(), true, name.clone()));
-                self.watch_request(call, options, form).await
-            }
-            Some(_) => self.get(&call, &options, form),
-            None if options.watch => self.watch_request(call, options, form).await,
-            None => self.list_request(call, options, form).await,
+        if call.name.is_some() {
+            return self.get(&call, form);
+        }
+        let options = ListQuery::parse(&call.query)?;
+        if options.watch {
+            self.watch_request(call, options, form).await
+        } else {
+            self.list_request(call, options, form).await
         }
     }
 
-    fn get(&self, call: &Call, options: &ListQuery, form: Form) -> Result<Response<ApiBody>, Status> {
+    fn get(&self, call: &Call, form: Form) -> Result<Response<ApiBody>, Status> {
         let kind = &call.kind;
         let name = call.name.as_deref().unwrap_or_default();
+        let include = RowObject::parse(call.query.get("includeObject")).map_err(Status::bad_request)?;
+        if let Some(text) = call.query.get("resourceVersion").filter(|t| !t.is_empty()) {
+            let asked = text
+                .parse()
+                .map_err(|_| Status::unsorted(format!("invalid resource version {text:?}: it is not a number")))?;
+            if asked > self.store.revision() {
+                return Err(too_new(asked, self.store.revision()));
+            }
+        }
         match call.subresource.as_str() {
             "" => {}
             "status" if kind.has_status() => {}
@@ -159,6 +167,8 @@ impl Core {
                 let scale = self.scale(kind, call.namespace.as_deref().unwrap_or_default(), name)?.0;
                 return Ok(json_response(StatusCode::OK, encode(&scale)?));
             }
+            "finalize" if kind.deletion == Deletion::EmptiesNamespace => return Err(Status::method_not_allowed()),
+            action if kind.actions.iter().any(|a| a.name == action) => return Err(Status::method_not_allowed()),
             _ => return Err(Status::no_such_resource()),
         }
         let key = kind.key(call.namespace.as_deref().unwrap_or_default(), name);
@@ -172,7 +182,7 @@ impl Core {
         kind.show(&mut value);
         let body = match form {
             Form::Table => {
-                let row = table::row(&kind.columns, &value, options.include, daemon::clock::wall_ms());
+                let row = table::row(&kind.columns, &value, include, daemon::clock::wall_ms());
                 let metadata = json!({"resourceVersion": object.revision.to_string()});
                 table::table(&kind.columns, vec![row], &metadata, true)
             }

@@ -76,6 +76,21 @@ impl Query {
         self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
     }
 
+    /// Makes it the query of a watch, of one object when it is named: what an old path says by itself.
+    pub(crate) fn watch(&mut self, name: Option<&str>) {
+        self.0.retain(|(k, _)| k != "watch");
+        self.0.push(("watch".to_owned(), "true".to_owned()));
+        if let Some(name) = name {
+            let more = self.get("fieldSelector").filter(|s| !s.is_empty());
+            let selector = more.map_or_else(
+                || format!("metadata.name={name}"),
+                |s| format!("metadata.name={name},{s}"),
+            );
+            self.0.retain(|(k, _)| k != "fieldSelector");
+            self.0.push(("fieldSelector".to_owned(), selector));
+        }
+    }
+
     /// A boolean parameter as Go clients write it: there and not false.
     pub(crate) fn flag(&self, name: &str) -> bool {
         self.get(name)
@@ -92,6 +107,8 @@ pub(crate) struct ResourcePath {
     pub(crate) resource: String,
     pub(crate) name: Option<String>,
     pub(crate) subresource: Option<String>,
+    /// An old path that is a watch by itself: `/api/v1/watch/…`.
+    pub(crate) watch: bool,
 }
 
 /// What a path leads to.
@@ -148,9 +165,14 @@ pub(crate) fn route(path: &str) -> Route {
 
 fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
     let own = |s: &&str| (**s).to_owned();
+    let (watch, rest) = match rest {
+        ["watch", rest @ ..] if !rest.is_empty() => (true, rest),
+        rest => (false, rest),
+    };
     let mut out = ResourcePath {
         group: group.to_owned(),
         version: version.to_owned(),
+        watch,
         ..ResourcePath::default()
     };
     let rest = match rest {
@@ -311,10 +333,17 @@ impl ListQuery {
                     "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
                 ));
             }
+            if token.is_some() {
+                return Err(forbidden("continue is forbidden for watch"));
+            }
             if initial_events.is_some() && version_match != Some(VersionMatch::NotOlderThan) {
-                return Err(forbidden(
-                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                ));
+                let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+                let mut causes = vec![Cause::forbidden("resourceVersionMatch", why)];
+                if version_match.is_some() {
+                    let cause = Cause::not_supported("resourceVersionMatch", "\"Exact\"", &["NotOlderThan"]);
+                    causes.push(cause);
+                }
+                return Err(Status::invalid("meta.k8s.io", "ListOptions", "", causes));
             }
         } else {
             if initial_events.is_some() {
@@ -335,17 +364,27 @@ impl ListQuery {
                 (Some(_), _) if token.is_some() => {
                     return Err(forbidden("resourceVersionMatch is forbidden when continue is provided"));
                 }
+                (None, Version::Exactly(_)) if token.is_some() => {
+                    return Err(Status::bad_request(
+                        "specifying resource version is not allowed when using continue",
+                    ));
+                }
                 _ => {}
             }
         }
         let selector = |why: String| Status::bad_request(why);
+        let number = |name: &str| match query.get(name).filter(|t| !t.is_empty()) {
+            None => Ok(None),
+            Some(text) => text
+                .parse::<i64>()
+                .map(Some)
+                .map_err(|_| Status::bad_request(format!("{name} must be a whole number, not {text:?}"))),
+        };
         Ok(Self {
             labels: Labels::parse(query.get("labelSelector").unwrap_or_default())
                 .map_err(|e| selector(format!("unable to parse requirement: {e}")))?,
             fields: Fields::parse(query.get("fieldSelector").unwrap_or_default()).map_err(selector)?,
-            limit: query
-                .get("limit")
-                .and_then(|l| l.parse::<i64>().ok())
+            limit: number("limit")?
                 .and_then(|l| usize::try_from(l).ok())
                 .filter(|l| *l > 0),
             token,
@@ -354,7 +393,7 @@ impl ListQuery {
             watch,
             bookmarks: query.flag("allowWatchBookmarks"),
             initial_events,
-            timeout: query.get("timeoutSeconds").and_then(|t| t.parse().ok()),
+            timeout: number("timeoutSeconds")?.and_then(|t| u64::try_from(t).ok()),
             include: RowObject::parse(query.get("includeObject")).map_err(Status::bad_request)?,
         })
     }
@@ -423,14 +462,16 @@ impl WriteQuery {
 pub(crate) fn program(headers: &HeaderMap) -> String {
     let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok());
     let name = agent.unwrap_or_default().split('/').next().unwrap_or_default();
+    // The managers of other servers have this name when a client has none.
+    let name = if name.is_empty() { "unknown" } else { name };
     name.chars().take(MAX_MANAGER).collect()
 }
 
 /// The verb of a request on a resource, as authorization knows it.
 pub(crate) fn verb(method: &Method, named: bool, watch: bool) -> Option<&'static str> {
     Some(match *method {
-        Method::GET | Method::HEAD if watch => "watch",
         Method::GET | Method::HEAD if named => "get",
+        Method::GET | Method::HEAD if watch => "watch",
         Method::GET | Method::HEAD => "list",
         Method::POST => "create",
         Method::PUT => "update",
@@ -470,6 +511,8 @@ mod tests {
         assert_eq!((&*r.resource, r.namespace), ("namespaces", None));
         assert_eq!(at("/api/v1/namespaces/x").name.as_deref(), Some("x"));
         assert_eq!(route("/apis/apps/v1/"), Route::Resources("apps".into(), "v1".into()));
+        let r = at("/api/v1/watch/namespaces/ns/configmaps/a");
+        assert!(r.watch && &*r.resource == "configmaps" && r.name.as_deref() == Some("a"));
         for bad in ["/", "//", "/api//x", "/nope", "/api/v1/%ff", &"/a".repeat(100)] {
             assert_eq!(route(bad), Route::Unknown, "{bad}");
         }
@@ -484,6 +527,9 @@ mod tests {
         assert_eq!(q.get("bad"), Some("%zz"));
         assert_eq!(Query::parse(Some(&"a".repeat(200_000))).unwrap_err().code, 414);
         assert_eq!(Query::parse(Some("a=%ff")).unwrap_err().code, 400);
+        let mut q = Query::parse(Some("watch=0&fieldSelector=a%3Db")).unwrap();
+        q.watch(Some("x"));
+        assert!(q.flag("watch") && q.get("fieldSelector") == Some("metadata.name=x,a=b"));
     }
 
     #[test]

@@ -173,43 +173,71 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// A label or annotation key: an optional DNS prefix, a name of at most 63.
-pub(crate) fn check_key(key: &str) -> Result<(), String> {
-    let name = match key.split_once('/') {
-        Some((prefix, name)) => {
-            if !super::names::is_subdomain(prefix) {
-                return Err(format!("{key:?}: prefix part must be a DNS subdomain"));
-            }
-            name
+/// What is wrong with a qualified name (`[DOMAIN/]NAME`): the key of a label or annotation, a finalizer. As many problems as a real server names.
+pub(crate) fn key_problems(key: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut parts = key.split('/');
+    let (first, second) = (parts.next().unwrap_or_default(), parts.next());
+    if parts.next().is_some() {
+        return vec![format!(
+            "{key:?}: a qualified name must consist of alphanumeric characters, '-', '_' or '.', with an optional DNS subdomain and '/' before it"
+        )];
+    }
+    let name = second.unwrap_or(first);
+    if second.is_some() {
+        if first.is_empty() {
+            out.push(format!("{key:?}: prefix part must be non-empty"));
+        } else if !super::names::is_subdomain(first) {
+            out.push(format!("{key:?}: prefix part must be a DNS subdomain"));
         }
-        None => key,
-    };
-    if is_name_part(name) {
-        Ok(())
-    } else {
-        Err(format!(
-            "{key:?}: name part must consist of alphanumeric characters, '-', '_' or '.', begin and end with an alphanumeric, and have 1 to 63 characters"
-        ))
     }
+    if name.is_empty() {
+        out.push(format!("{key:?}: name part must be non-empty"));
+    }
+    if name.len() > MAX_PART {
+        out.push(format!("{key:?}: name part must be no more than {MAX_PART} characters"));
+    }
+    if !is_name_text(name) {
+        out.push(format!(
+            "{key:?}: name part must consist of alphanumeric characters, '-', '_' or '.', and begin and end with an alphanumeric"
+        ));
+    }
+    out
 }
 
-/// A label value: empty, or like a name.
-pub(crate) fn check_value(value: &str) -> Result<(), String> {
-    if value.is_empty() || is_name_part(value) {
-        Ok(())
-    } else {
-        Err(format!(
-            "{value:?}: a valid label must be empty or consist of alphanumeric characters, '-', '_' or '.', begin and end with an alphanumeric, and have at most 63 characters"
-        ))
+/// What is wrong with a label's value, which is empty or like a name.
+pub(crate) fn value_problems(value: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    if value.len() > MAX_PART {
+        out.push(format!("{value:?}: must be no more than {MAX_PART} characters"));
     }
+    if !value.is_empty() && !is_name_text(value) {
+        out.push(format!(
+            "{value:?}: a valid label must be empty or consist of alphanumeric characters, '-', '_' or '.', and begin and end with an alphanumeric"
+        ));
+    }
+    out
 }
 
-fn is_name_part(text: &str) -> bool {
+/// Most bytes of a label's value, and of the part of its key that is no domain.
+const MAX_PART: usize = 63;
+
+fn check_key(key: &str) -> Result<(), String> {
+    key_problems(key).into_iter().next().map_or(Ok(()), Err)
+}
+
+fn check_value(value: &str) -> Result<(), String> {
+    value_problems(value).into_iter().next().map_or(Ok(()), Err)
+}
+
+fn is_name_text(text: &str) -> bool {
     let b = text.as_bytes();
-    (1..=63).contains(&b.len())
-        && b.iter().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(c))
-        && b[0].is_ascii_alphanumeric()
-        && b[b.len() - 1].is_ascii_alphanumeric()
+    let (Some(first), Some(last)) = (b.first(), b.last()) else {
+        return false;
+    };
+    b.iter().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(c))
+        && first.is_ascii_alphanumeric()
+        && last.is_ascii_alphanumeric()
 }
 
 /// What a field selector asks, as (path, equal?, value).

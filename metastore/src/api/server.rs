@@ -486,9 +486,9 @@ impl Core {
 
     async fn answer_resource<B>(
         self: &Arc<Self>,
-        target: ResourcePath,
+        mut target: ResourcePath,
         user: User,
-        query: Query,
+        mut query: Query,
         parts: Parts,
         body: B,
     ) -> Result<Response<ApiBody>, Status>
@@ -496,8 +496,18 @@ impl Core {
         B: Body<Data = Bytes> + Send,
     {
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
-        let verb = request::verb(&parts.method, target.name.is_some(), reads && query.flag("watch"))
-            .ok_or_else(Status::method_not_allowed)?;
+        if target.watch {
+            if !reads {
+                return Err(Status::method_not_allowed());
+            }
+            query.watch(target.name.as_deref());
+        }
+        let verb = request::verb(
+            &parts.method,
+            target.name.is_some() && !target.watch,
+            reads && query.flag("watch"),
+        )
+        .ok_or_else(Status::method_not_allowed)?;
         self.authorize(
             &user,
             &Attributes {
@@ -510,9 +520,12 @@ impl Core {
                 path: "",
             },
         )?;
+        if target.watch {
+            target.name = None;
+        }
         let registry = self.registry();
         let Some(kind) = registry.get(&target.group, &target.version, &target.resource).cloned() else {
-            return if registry.has_version(&target.group, &target.version) {
+            return if registry.has_group(&target.group) {
                 Err(Status::no_such_resource())
             } else {
                 Ok(text_response(StatusCode::NOT_FOUND, "404 page not found\n"))
@@ -521,7 +534,11 @@ impl Core {
         let misplaced = target.namespace.is_some() != kind.namespaced
             && (target.namespace.is_some() || target.name.is_some() || verb == "create");
         if misplaced {
-            return Err(Status::no_such_resource());
+            return Err(if verb == "create" && target.name.is_none() && kind.namespaced {
+                Status::method_not_allowed()
+            } else {
+                Status::no_such_resource()
+            });
         }
         let manager = match query.get("fieldManager").filter(|m| !m.is_empty()) {
             Some(name) => name.to_owned(),

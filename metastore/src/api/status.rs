@@ -250,6 +250,7 @@ impl Status {
             "NotAcceptable",
             "only the following media types are accepted: application/json",
         )
+        .with_empty_details()
     }
 
     /// 409: there is one already.
@@ -365,6 +366,11 @@ impl Status {
             "InternalError",
             format!("Internal error occurred: {message}"),
         )
+    }
+
+    /// 500 without a reason: what other servers answer where a parser of theirs fails.
+    pub(crate) fn unsorted(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "", message)
     }
 
     /// 503: the store is closing or its disk is full.

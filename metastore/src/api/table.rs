@@ -153,7 +153,7 @@ impl RowObject {
 pub(crate) fn row(columns: &[Column], object: &Value, carry: RowObject, now_ms: u64) -> Value {
     let cells: Vec<Value> = columns.iter().map(|c| c.cell(object, now_ms)).collect();
     match carry {
-        RowObject::None => json!({"cells": cells}),
+        RowObject::None => json!({"cells": cells, "object": null}),
         RowObject::Metadata => json!({"cells": cells, "object": partial(object)}),
         RowObject::Object => json!({"cells": cells, "object": object}),
     }

@@ -13,6 +13,7 @@ use super::apply::{self, Manager};
 use super::auth::Attributes;
 use super::body::ApiBody;
 use super::codec::{self, Parsed};
+use super::kinds::Deletion;
 use super::patch::{self, Operations, Patch};
 use super::request::{Form, ListQuery, WriteQuery, accept};
 use super::schema::shape;
@@ -38,8 +39,13 @@ impl Core {
             (Method::PUT, "" | "status") if call.name.is_some() => self.put(&call, &body, form).await,
             (Method::PATCH, "" | "status") if call.name.is_some() => self.patch(&call, &body, form).await,
             (Method::PUT | Method::PATCH, "scale") if call.kind.scale.is_some() => self.set_scale(&call, &body).await,
+            (Method::PUT, "finalize") if call.kind.deletion == Deletion::EmptiesNamespace => {
+                self.finalize(&call, &body).await
+            }
             (Method::DELETE, "") if call.name.is_some() => self.delete_request(&call, &body).await,
-            (Method::DELETE, "") => self.delete_collection(&call, &body).await,
+            (Method::DELETE, "") if call.kind.verbs().contains(&"deletecollection") => {
+                self.delete_collection(&call, &body).await
+            }
             (_, "") => Err(Status::method_not_allowed()),
             _ => Err(Status::no_such_resource()),
         }
@@ -67,14 +73,15 @@ impl Core {
         let parsed = read_body(call, body)?;
         let name = call.name.as_deref().unwrap_or_default();
         let version = meta::text(&parsed.value, "resourceVersion").to_owned();
-        if call.kind.custom && version.is_empty() {
+        if call.kind.updates_name_version() && version.is_empty() {
             let kind = &call.kind;
             if self
                 .read(&kind.key(call.namespace.as_deref().unwrap_or_default(), name))?
                 .is_some()
             {
                 let cause = Cause::invalid("metadata.resourceVersion", "0", "must be specified for an update");
-                return Err(Status::invalid(&kind.group, &kind.kind, name, vec![cause]));
+                let said = if kind.custom { &kind.kind } else { &kind.plural };
+                return Err(Status::invalid(&kind.group, said, name, vec![cause]));
             }
         }
         let writing = call.writing(part, options);
@@ -119,8 +126,42 @@ impl Core {
                 "the name of the object ({said}) does not match the name on the URL ({name})"
             )));
         }
+        let mut parsed = parsed;
+        meta::of_mut(&mut parsed.value)?.remove("resourceVersion");
         let written = self.create(writing, parsed).await?;
         answer(call, StatusCode::CREATED, &written, form)
+    }
+
+    /// PUT of a namespace's `/finalize`: who still has something to do before it may go.
+    async fn finalize(self: &Arc<Self>, call: &Call, body: &[u8]) -> Result<Response<ApiBody>, Status> {
+        let options = WriteQuery::parse(&call.query, "UpdateOptions")?;
+        let parsed = read_body(call, body)?;
+        let name = call.name.as_deref().unwrap_or_default();
+        let wanted = parsed.value.pointer("/spec/finalizers").cloned();
+        let version = meta::text(&parsed.value, "resourceVersion").to_owned();
+        let writing = call.writing(Part::Whole, options);
+        let written = self
+            .update(writing, name, !version.is_empty(), &mut |current| {
+                if !version.is_empty() && version != meta::text(current, "resourceVersion") {
+                    return Err(Status::modified(&call.kind.group, &call.kind.plural, name));
+                }
+                let mut value = current.clone();
+                if let Some(Value::Object(spec)) = value.get_mut("spec") {
+                    match &wanted {
+                        Some(Value::Array(list)) if !list.is_empty() => {
+                            spec.insert("finalizers".to_owned(), json!(list));
+                        }
+                        _ => drop(spec.remove("finalizers")),
+                    }
+                }
+                Ok(Parsed {
+                    value,
+                    duplicates: Vec::new(),
+                })
+            })
+            .await?;
+        self.after_delete(&call.kind, name);
+        answer(call, StatusCode::OK, &written, Form::Json)
     }
 
     async fn patch(self: &Arc<Self>, call: &Call, body: &[u8], form: Form) -> Result<Response<ApiBody>, Status> {
@@ -182,8 +223,8 @@ impl Core {
             Part::Main => field == "status" && kind.has_status(),
             Part::Whole => false,
         };
-        let compute = |current: Option<&Value>| {
-            let value = apply::apply(current, &config, foreign, manager, options.force, &kind.schema)
+        let compute = |current: Option<&Value>, config: &Value| {
+            let value = apply::apply(current, config, foreign, manager, options.force, &kind.schema)
                 .map_err(|e| apply::refusal(&e, name))?;
             Ok(Parsed {
                 value,
@@ -192,11 +233,16 @@ impl Core {
         };
         let mut writing = call.writing(part, options);
         writing.owner = Owner::Applied;
+        // A version to create from is none: there is no object that could have it.
+        let mut fresh = config.clone();
+        meta::of_mut(&mut fresh)?.remove("resourceVersion");
         // Once more for an object that came or went in between.
         for _ in 0..4 {
             let conditional = !meta::text(&config, "resourceVersion").is_empty();
             let written = self
-                .update(writing, name, conditional, &mut |current| compute(Some(current)))
+                .update(writing, name, conditional, &mut |current| {
+                    compute(Some(current), &config)
+                })
                 .await;
             match written {
                 Err(s) if s.code == 404 && part == Part::Main => {}
@@ -206,7 +252,7 @@ impl Core {
                 let why = "uid mismatch: the provided object specified a uid, and no object of that name was found";
                 return Err(Status::conflict(&kind.group, &kind.plural, name, why));
             }
-            match self.create(writing, compute(None)?).await {
+            match self.create(writing, compute(None, &fresh)?).await {
                 Err(s) if s.reason == "AlreadyExists" => {}
                 other => return answer(call, StatusCode::CREATED, &other?, form),
             }
@@ -347,12 +393,9 @@ impl Core {
                     writing.namespace = &object.key.namespace;
                     match self.delete(writing, &object.key.name, conditions).await {
                         // Somebody else deleted it meanwhile: it is gone all the same.
+                        Ok(_) => parse(&object),
                         Err(s) if s.code == 404 => parse(&object),
                         Err(s) => Err(s),
-                        Ok(Deleted::Gone(last)) => parse(&last),
-                        Ok(Deleted::Waits(json)) => {
-                            serde_json::from_slice(&json).map_err(|_| Status::internal("an object cannot be read"))
-                        }
                     }
                 }
             })
@@ -401,7 +444,7 @@ fn configuration(mut config: Value, call: &Call) -> Result<Value, Status> {
     let mut unknown = Vec::new();
     shape::prune(&mut config.clone(), &kind.schema, true, &mut unknown);
     if let Some(first) = unknown.first() {
-        return Err(Status::internal(format!(
+        return Err(Status::unsorted(format!(
             "failed to create typed patch object ({name}; {}, Kind={}): .{first}: field not declared in schema",
             kind.api_version(),
             kind.kind
@@ -474,8 +517,18 @@ fn delete_options(call: &Call, body: &[u8]) -> Result<(WriteQuery, Preconditions
     if call.query.get("orphanDependents").is_some() {
         conditions.propagation = orphaned(conditions.propagation, call.query.flag("orphanDependents"))?;
     }
+    if let Some(text) = call.query.get("gracePeriodSeconds").filter(|t| !t.is_empty())
+        && text.parse::<i64>().is_err()
+    {
+        return Err(Status::bad_request(format!(
+            "gracePeriodSeconds must be a number of seconds, not {text:?}"
+        )));
+    }
     if body.iter().any(|b| !b.is_ascii_whitespace()) {
         let parsed = read_body(call, body)?.value;
+        if !parsed.is_object() {
+            return Err(Status::bad_request("the body of a delete must be DeleteOptions"));
+        }
         if parsed
             .get("kind")
             .and_then(Value::as_str)

@@ -21,6 +21,8 @@ use crate::store::{CommitError, Expect, Object, ObjectKey, Op, StoreError, Tx};
 
 /// How often a write that lost a race is computed again before the client is told.
 const MAX_RACES: usize = 32;
+/// Namespaces that nobody deletes.
+const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 /// How many generated names are tried.
 const MAX_NAMES: usize = 8;
 
@@ -111,12 +113,12 @@ impl Core {
         let kind = w.kind;
         let Body { mut value, duplicates } = body;
         let given = apply::take_managed_fields(&mut value);
-        self.check_type(&value, kind)?;
+        self.check_type(&mut value, kind)?;
         let mut warnings = self.bring_into_shape(&mut value, &w, duplicates)?;
         let named = meta::text(&value, "name").to_owned();
         let prefix = meta::text(&value, "generateName").to_owned();
         if !meta::text(&value, "resourceVersion").is_empty() {
-            return Err(Status::bad_request(
+            return Err(Status::unsorted(
                 "resourceVersion should not be set on objects to be created",
             ));
         }
@@ -242,9 +244,10 @@ impl Core {
         kind.show(&mut current);
         let Body { mut value, duplicates } = change(&current)?;
         let given = apply::take_managed_fields(&mut value);
-        self.check_type(&value, kind)?;
+        self.check_type(&mut value, kind)?;
         check_identity(&value, &current, w, name)?;
         let mut warnings = self.bring_into_shape(&mut value, w, duplicates)?;
+        meta::check_kept(&value, &current, kind, name)?;
         if let Some(text) = &kind.deprecated {
             warnings.push(text.to_string());
         }
@@ -341,6 +344,10 @@ impl Core {
         let kind = w.kind;
         let key = kind.key(w.namespace, name);
         for _ in 0..MAX_RACES {
+            if kind.deletion == Deletion::EmptiesNamespace && IMMORTAL.contains(&name) {
+                let why = "this namespace may not be deleted";
+                return Err(Status::forbidden(&kind.group, &kind.plural, name, why));
+            }
             let Some(stored) = self.read(&key)? else {
                 return Err(Status::not_found(&kind.group, &kind.plural, name));
             };
@@ -399,21 +406,24 @@ impl Core {
         encode(&value)
     }
 
-    /// The body must say the type that the path says, or none.
-    fn check_type(&self, value: &Value, kind: &KindSpec) -> Result<(), Status> {
+    /// The body must say the type that the path says; of a built-in kind it may leave out either half of it.
+    fn check_type(&self, value: &mut Value, kind: &KindSpec) -> Result<(), Status> {
+        if value.is_null() && !kind.custom {
+            *value = Value::Object(serde_json::Map::new());
+        }
         let Some(map) = value.as_object() else {
             return Err(Status::bad_request("the body must be an object"));
         };
         let said = |field: &str| map.get(field).and_then(Value::as_str).unwrap_or_default();
         let (api_version, name) = (said("apiVersion"), said("kind"));
-        let missing = api_version.is_empty() || name.is_empty();
-        if missing && (kind.custom || api_version.is_empty() != name.is_empty()) {
+        if kind.custom && (api_version.is_empty() || name.is_empty()) {
             return Err(Status::bad_request(format!(
                 "Object 'Kind' or 'apiVersion' is missing in the body of a {}",
                 kind.kind
             )));
         }
-        if !missing && (api_version != kind.api_version() || name != &*kind.kind) {
+        let other = |said: &str, own: &str| !said.is_empty() && said != own;
+        if other(api_version, &kind.api_version()) || other(name, &kind.kind) {
             return Err(Status::bad_request(format!(
                 "{name} in version {api_version:?} cannot be handled as a {}: expected {}, Kind={}",
                 kind.kind,
@@ -615,7 +625,7 @@ fn with_status_of(current: &Value, mut value: Value, kind: &KindSpec) -> Value {
 
 fn check_namespace(value: &Value, kind: &KindSpec, namespace: &str) -> Result<(), Status> {
     let said = meta::text(value, "namespace");
-    if said.is_empty() || (kind.namespaced && said == namespace) {
+    if said.is_empty() || !kind.namespaced || said == namespace {
         return Ok(());
     }
     Err(Status::bad_request(format!(
@@ -626,7 +636,7 @@ fn check_namespace(value: &Value, kind: &KindSpec, namespace: &str) -> Result<()
 fn check_identity(value: &Value, current: &Value, w: &Writing<'_>, name: &str) -> Result<(), Status> {
     let kind = w.kind;
     let said = meta::text(value, "name");
-    if !said.is_empty() && said != name {
+    if said != name && w.part != Part::Whole {
         return Err(Status::bad_request(format!(
             "the name of the object ({said}) does not match the name on the URL ({name})"
         )));
@@ -641,7 +651,15 @@ fn check_identity(value: &Value, current: &Value, w: &Writing<'_>, name: &str) -
         ));
     }
     let version = meta::text(value, "resourceVersion");
-    if !version.is_empty() && version != meta::text(current, "resourceVersion") {
+    if matches!(version, "" | "0") {
+        return Ok(());
+    }
+    if version.parse::<u64>().is_err() {
+        return Err(Status::unsorted(format!(
+            "invalid resource version {version:?}: it is not a number"
+        )));
+    }
+    if version != meta::text(current, "resourceVersion") {
         return Err(Status::modified(&kind.group, &kind.plural, name));
     }
     Ok(())
@@ -706,14 +724,17 @@ fn mark(object: &mut Value, kind: &KindSpec) -> Result<(), Status> {
     let next = meta::generation(object) + 1;
     let m = meta::of_mut(object)?;
     m.insert("deletionTimestamp".to_owned(), meta::now().into());
-    m.insert("deletionGracePeriodSeconds".to_owned(), 0.into());
+    if kind.deletion != Deletion::EmptiesNamespace {
+        m.insert("deletionGracePeriodSeconds".to_owned(), 0.into());
+    }
     if kind.generation {
         m.insert("generation".to_owned(), next.into());
     }
     if kind.deletion == Deletion::EmptiesNamespace
         && let Value::Object(map) = object
+        && let Value::Object(status) = map.entry("status").or_insert_with(|| serde_json::json!({}))
     {
-        map.insert("status".to_owned(), serde_json::json!({"phase": "Terminating"}));
+        status.insert("phase".to_owned(), "Terminating".into());
     }
     Ok(())
 }

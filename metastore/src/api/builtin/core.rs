@@ -169,13 +169,32 @@ fn prepare_namespace(new: &mut Value, old: Option<&Value>, _now: &str) {
             labels.insert("kubernetes.io/metadata.name".to_owned(), name);
         }
     }
-    if old.is_none() {
-        if let Some(spec) = part(new, "spec") {
-            spec.insert("finalizers".to_owned(), json!(["kubernetes"]));
-        }
-        if let Value::Object(map) = new {
-            map.insert("status".to_owned(), json!({"phase": "Active"}));
-        }
+    // Who must agree to its end is said once and then through `/finalize` only.
+    let kept = old.map(|o| o.pointer("/spec/finalizers").cloned());
+    if let Some(spec) = part(new, "spec") {
+        let finalizers = match kept {
+            Some(finalizers) => finalizers,
+            None => {
+                let mut list = spec
+                    .get("finalizers")
+                    .and_then(Value::as_array)
+                    .cloned()
+                    .unwrap_or_default();
+                if !list.contains(&json!("kubernetes")) {
+                    list.push(json!("kubernetes"));
+                }
+                Some(Value::Array(list))
+            }
+        };
+        match finalizers {
+            Some(list) => spec.insert("finalizers".to_owned(), list),
+            None => spec.remove("finalizers"),
+        };
+    }
+    if old.is_none()
+        && let Value::Object(map) = new
+    {
+        map.insert("status".to_owned(), json!({"phase": "Active"}));
     }
 }
 

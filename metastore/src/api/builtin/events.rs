@@ -40,6 +40,7 @@ fn event() -> KindSpec {
             "source",
             "type",
         ]),
+        create_on_update: true,
         ..row("", "core", "Event", &["ev"])
     }
 }
@@ -76,6 +77,7 @@ fn event_view() -> KindSpec {
             Column::age(),
         ],
         fields: fields(&["reason", "type", "regarding.kind", "regarding.name", "regarding.uid"]),
+        create_on_update: true,
         ..row("events.k8s.io", "events", "Event", &["ev"])
     }
 }
@@ -88,6 +90,7 @@ fn lease() -> KindSpec {
             text("Holder", "Who holds it.", ".spec.holderIdentity"),
             Column::age(),
         ],
+        create_on_update: true,
         ..row("coordination.k8s.io", "coordination", "Lease", &[])
     }
 }

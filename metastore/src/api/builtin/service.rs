@@ -31,6 +31,7 @@ fn service() -> KindSpec {
             computed("Port(s)", "string", "The ports of the service.", service_ports),
             Column::age(),
         ],
+        create_on_update: true,
         ..row("", "core", "Service", &["svc"])
     }
 }

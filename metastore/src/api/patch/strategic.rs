@@ -190,7 +190,7 @@ impl<'s> By<'s> {
     }
 
     /// What tells an item from others.
-    fn id<'v>(self, item: &'v Value) -> Result<&'v Value, Fault> {
+    fn id(self, item: &Value) -> Result<&Value, Fault> {
         let id = match self {
             Self::Whole | Self::Value => item,
             Self::Key(key) => match item {

@@ -113,7 +113,12 @@ pub(crate) fn drop_nulls(value: &mut Value, schema: &Schema) {
             map.retain(|name, member| match schema.member(name) {
                 Some(s) => {
                     if member.is_null() && !takes_null(s) {
-                        return false;
+                        // A null in a map of texts is an empty text: the key is there.
+                        let text = s.ty == Some(Type::String) && s.format.is_none();
+                        if !text || schema.properties.contains_key(name.as_str()) {
+                            return false;
+                        }
+                        *member = Value::String(String::new());
                     }
                     drop_nulls(member, s);
                     true
@@ -153,6 +158,9 @@ fn find_mistyped(value: &Value, schema: &Schema, path: &mut String) -> Option<(S
         (Some(Type::String), Value::String(s)) => {
             if schema.format.as_deref() == Some("byte") && !is_base64(s) {
                 return Some((path.clone(), "base64 text", "illegal base64 data".to_owned()));
+            }
+            if schema.format.as_deref() == Some("date-time") && !is_time(s) {
+                return Some((path.clone(), "RFC 3339 time", format!("{s:?}")));
             }
             None
         }
@@ -206,6 +214,11 @@ pub(crate) const fn kind_of(value: &Value) -> &'static str {
         Value::Array(_) => "array",
         Value::Object(_) => "object",
     }
+}
+
+/// `2026-01-31T10:00:00Z`, with a fraction or another offset.
+fn is_time(text: &str) -> bool {
+    text.as_bytes().get(10) == Some(&b'T') && text.parse::<jiff::Timestamp>().is_ok()
 }
 
 fn is_base64(text: &str) -> bool {

@@ -84,6 +84,9 @@ impl Managed {
                 _ => return None,
             };
             let version = text("apiVersion");
+            if version.is_empty() || text("fieldsType") != "FieldsV1" {
+                return None;
+            }
             let id = Id {
                 update,
                 manager: text("manager"),
@@ -106,13 +109,12 @@ impl Managed {
         Some(Self(out))
     }
 
-    /// The entries that a write starts from: those it brings, else those that are there. `[{}]` brings none, on purpose.
+    /// The entries that a write starts from: those it brings, else those that are there. `[]` and `[{}]` bring none, on purpose.
     fn of_write(given: Option<&Value>, current: Option<&Value>) -> Self {
-        let list = given.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        if let [Value::Object(only)] = list
-            && only.is_empty()
-        {
-            return Self::default();
+        match given.and_then(Value::as_array).map(Vec::as_slice) {
+            Some([]) => return Self::default(),
+            Some([Value::Object(only)]) if only.is_empty() => return Self::default(),
+            _ => {}
         }
         Self::read(given)
             .filter(|managed| !managed.0.is_empty())
@@ -251,6 +253,8 @@ pub(crate) fn record_update(
     manager: Manager<'_>,
     schema: &Schema,
 ) -> Result<(), Status> {
+    // Through a subresource nobody writes about owners.
+    let given = given.filter(|_| manager.subresource.is_empty());
     let mut managed = Managed::of_write(given, current);
     // An object of which nobody kept track stays so until somebody applies.
     if managed.0.is_empty() && current.is_some() {
@@ -313,7 +317,7 @@ pub(crate) fn apply(
         let owned = Owned {
             version: manager.api_version.to_owned(),
             time: manager.now.to_owned(),
-            fields: strip(typed::fields_of(&live, schema)),
+            fields: strip(typed::compare(&json!({}), &live, schema).added),
         };
         managed.0.insert(id, owned);
     }
@@ -417,7 +421,7 @@ fn readable(id: &Id) -> String {
 /// The answer to a client whose configuration was not applied.
 pub(crate) fn refusal(error: &ApplyError, name: &str) -> Status {
     match error {
-        ApplyError::Typed(why) => Status::internal(format!("failed to create typed patch object ({name}): {why}")),
+        ApplyError::Typed(why) => Status::unsorted(format!("failed to create typed patch object ({name}): {why}")),
         ApplyError::Conflicts(conflicts) => {
             let mut by_manager: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
             for (manager, path) in conflicts {

@@ -202,17 +202,14 @@ impl Core {
         part: Part,
     ) -> Result<Response<ApiBody>, Status> {
         let kind = &call.kind;
-        if call.query.get("fieldManager").is_none_or(str::is_empty) {
-            let cause = Cause::required("fieldManager", "is required for apply patch");
-            return Err(Status::invalid_option("PatchOptions", cause));
-        }
+        let manager_name = applier(call)?;
         let config = codec::yaml(body)
             .map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))
             .and_then(|config| configuration(config, call))?;
         let name = call.name.as_deref().unwrap_or_default();
         let now = meta::now();
         let manager = Manager {
-            name: &call.manager,
+            name: manager_name,
             api_version: &kind.api_version(),
             subresource: &call.subresource,
             now: &now,
@@ -275,6 +272,9 @@ impl Core {
         let Some(scale) = &kind.scale else {
             return Err(Status::no_such_resource());
         };
+        if call.parts.method == Method::PATCH && is_apply(call) {
+            return self.apply_scale(call, body, options).await;
+        }
         let change = if call.parts.method == Method::PATCH {
             let (patch, _) = read_patch_of(call, body, true)?;
             ScaleChange::Patch(patch)
@@ -325,6 +325,63 @@ impl Core {
             after = stored;
         }
         Ok(json_response(StatusCode::OK, encode(&read::scale_of(&kind, &after))?))
+    }
+
+    /// PATCH of `/scale` with a configuration: the replicas are its manager's, through the scale.
+    async fn apply_scale(
+        self: &Arc<Self>,
+        call: &Call,
+        body: &[u8],
+        options: WriteQuery,
+    ) -> Result<Response<ApiBody>, Status> {
+        let kind = &call.kind;
+        let name = call.name.as_deref().unwrap_or_default();
+        let Some(scale) = &kind.scale else {
+            return Err(Status::no_such_resource());
+        };
+        let manager_name = applier(call)?;
+        let given = codec::yaml(body).map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))?;
+        if given.get("kind").is_some_and(|k| k != "Scale") {
+            return Err(Status::bad_request("the applied configuration must be a Scale"));
+        }
+        let mut config = json!({"apiVersion": kind.api_version(), "kind": &*kind.kind, "metadata": {"name": name}});
+        match given.pointer("/spec/replicas") {
+            Some(n) if n.as_i64().is_some_and(|n| (0..=i64::from(i32::MAX)).contains(&n)) => {
+                scale.spec.put(&mut config, n.clone());
+            }
+            Some(n) => {
+                let why = "must be greater than or equal to 0";
+                let cause = Cause::invalid("spec.replicas", &n.to_string(), why);
+                return Err(Status::invalid("autoscaling", "Scale", name, vec![cause]));
+            }
+            None => {}
+        }
+        let now = meta::now();
+        let api_version = kind.api_version();
+        let manager = Manager {
+            name: manager_name,
+            api_version: &api_version,
+            subresource: &call.subresource,
+            now: &now,
+        };
+        let mut writing = call.writing(Part::Main, options);
+        writing.owner = Owner::Applied;
+        let mut after = Value::Null;
+        let written = self
+            .update(writing, name, false, &mut |current| {
+                let value = apply::apply(Some(current), &config, |_| false, manager, options.force, &kind.schema)
+                    .map_err(|e| apply::refusal(&e, name))?;
+                after = value.clone();
+                Ok(Parsed {
+                    value,
+                    duplicates: Vec::new(),
+                })
+            })
+            .await?;
+        if let Ok(stored) = serde_json::from_slice::<Value>(&written.json) {
+            after = stored;
+        }
+        Ok(json_response(StatusCode::OK, encode(&read::scale_of(kind, &after))?))
     }
 
     /// POST of a subresource that does one thing.
@@ -416,6 +473,14 @@ impl Core {
     }
 }
 
+/// Who applies: an apply without a name would own nothing that could be told apart.
+fn applier(call: &Call) -> Result<&str, Status> {
+    call.query.get("fieldManager").filter(|m| !m.is_empty()).ok_or_else(|| {
+        let cause = Cause::required("fieldManager", "is required for apply patch");
+        Status::invalid_option("PatchOptions", cause)
+    })
+}
+
 fn is_apply(call: &Call) -> bool {
     let media = call.content_type().split(';').next().unwrap_or_default().trim();
     media == "application/apply-patch+yaml"
@@ -441,6 +506,13 @@ fn configuration(mut config: Value, call: &Call) -> Result<Value, Status> {
         )));
     }
     shape::drop_nulls(&mut config, &kind.schema);
+    if let Some((path, wanted, found)) = shape::mistyped(&config, &kind.schema) {
+        return Err(Status::unsorted(format!(
+            "failed to create typed patch object ({name}; {}, Kind={}): .{path}: expected {wanted}, got {found}",
+            kind.api_version(),
+            kind.kind
+        )));
+    }
     let mut unknown = Vec::new();
     shape::prune(&mut config.clone(), &kind.schema, true, &mut unknown);
     if let Some(first) = unknown.first() {

@@ -27,6 +27,8 @@ use crate::objects;
 use crate::stamps::Stamps;
 use crate::uplink::is_mirrored;
 
+/// Bytes of lists that may wait for slow readers: a gateway has little memory, and few who ask.
+const ANSWER_MEMORY: usize = 32 * 1024 * 1024;
 /// Attempts to write the Node while others write it too.
 const RACES: usize = 8;
 
@@ -73,6 +75,7 @@ impl Meta {
             .admission(Arc::new(admission))
             .collects(collects)
             .node_name(self.node.as_str())
+            .answer_memory(ANSWER_MEMORY)
             .drain(drain)
             .build()
             .await?)

@@ -15,6 +15,7 @@
 mod apply;
 mod auth;
 mod body;
+mod budget;
 mod builtin;
 mod codec;
 mod definitions;

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use http_body::{Body, Frame, SizeHint};
 
+use super::budget::Place;
 use crate::store::Object;
 
 /// A list goes out in pieces of about this size, so that a long one is never in memory twice.
@@ -28,6 +29,7 @@ struct List {
     items: std::iter::Peekable<std::vec::IntoIter<Object>>,
     first: bool,
     left: u64,
+    _place: Place,
 }
 
 const LIST_END: &[u8] = b"]}\n";
@@ -48,8 +50,8 @@ impl ApiBody {
         Self(Inner::Full(bytes.into()))
     }
 
-    /// `head`, the objects with commas between, and the end of a list.
-    pub(crate) fn list(head: Bytes, items: Vec<Object>) -> Self {
+    /// `head`, the objects with commas between, and the end of a list; `place` is held until it is sent.
+    pub(crate) fn list(head: Bytes, items: Vec<Object>, place: Place) -> Self {
         let bodies: usize = items.iter().map(|o| o.json.len()).sum();
         let left = head.len() + bodies + items.len().saturating_sub(1) + LIST_END.len();
         Self(Inner::List(List {
@@ -57,6 +59,7 @@ impl ApiBody {
             items: items.into_iter().peekable(),
             first: true,
             left: left as u64,
+            _place: place,
         }))
     }
 
@@ -127,6 +130,8 @@ mod tests {
     use super::*;
     use crate::store::ObjectKey;
     use http_body_util::BodyExt as _;
+    use std::sync::Arc;
+    use tokio::sync::Semaphore;
 
     #[tokio::test]
     async fn a_list_has_the_length_it_says_whatever_its_size() {
@@ -138,7 +143,8 @@ mod tests {
                     json: format!("{{\"n\":{i},\"pad\":\"{}\"}}", "p".repeat(400)).into(),
                 })
                 .collect();
-            let body = ApiBody::list(Bytes::from_static(b"{\"items\":["), items);
+            let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+            let body = ApiBody::list(Bytes::from_static(b"{\"items\":["), items, place);
             let said = body.size_hint().exact().unwrap();
             let all = body.collect().await.unwrap().to_bytes();
             assert_eq!(all.len() as u64, said);

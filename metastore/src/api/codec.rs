@@ -8,6 +8,7 @@ use http_body_util::BodyExt as _;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use super::budget::{Budget, LONG, Place};
 use super::protobuf;
 use super::status::Status;
 
@@ -18,8 +19,8 @@ const BODY_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 /// Duplicates beyond this are not named.
 const MAX_DUPLICATES: usize = 100;
 
-/// Reads a body up to the cap, within a deadline.
-pub(crate) async fn read<B>(body: B) -> Result<Bytes, Status>
+/// Reads a body up to the cap, within a deadline. A long one has a place of its own, which the caller holds as long as it works on it.
+pub(crate) async fn read<B>(body: B, budget: &Budget) -> Result<(Bytes, Option<Place>), Status>
 where
     B: Body<Data = Bytes>,
 {
@@ -27,14 +28,23 @@ where
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(Status::too_large(MAX_BODY));
     }
+    let mut place = None;
     let collect = async {
         let mut first: Option<Bytes> = None;
         let mut rest = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Status::bad_request("the body ended before its end"))?;
-            let Ok(data) = frame.into_data() else { continue };
-            if first.as_ref().map_or(0, Bytes::len) + rest.len() + data.len() > MAX_BODY {
+        loop {
+            let data = match body.frame().await {
+                None => break,
+                Some(Err(_)) => return Err(Status::bad_request("the body ended before its end")),
+                Some(Ok(frame)) => frame.into_data(),
+            };
+            let Ok(data) = data else { continue };
+            let length = first.as_ref().map_or(0, Bytes::len) + rest.len() + data.len();
+            if length > MAX_BODY {
                 return Err(Status::too_large(MAX_BODY));
+            }
+            if length > LONG && place.is_none() {
+                place = Some(budget.long_body().await?);
             }
             match &first {
                 None => first = Some(data),
@@ -52,9 +62,10 @@ where
             None => Bytes::new(),
         })
     };
-    tokio::time::timeout(BODY_DEADLINE, collect)
+    let bytes = tokio::time::timeout(BODY_DEADLINE, collect)
         .await
-        .map_err(|_| Status::bad_request("the body took too long"))?
+        .map_err(|_| Status::bad_request("the body took too long"))??;
+    Ok((bytes, place))
 }
 
 /// A parsed body.
@@ -243,9 +254,15 @@ mod tests {
     #[tokio::test]
     async fn bodies_past_the_cap_are_refused() {
         let big = http_body_util::Full::new(Bytes::from(vec![0; MAX_BODY + 1]));
-        assert_eq!(read(big).await.unwrap_err().code, 413);
+        let budget = Budget::new(1024);
+        assert_eq!(read(big, &budget).await.unwrap_err().code, 413);
         let fits = http_body_util::Full::new(Bytes::from_static(b"{}"));
-        assert_eq!(read(fits).await.unwrap(), "{}");
+        assert_eq!(read(fits, &budget).await.unwrap().0, "{}");
+        let long = http_body_util::Full::new(Bytes::from(vec![b' '; LONG + 1]));
+        assert!(
+            read(long, &budget).await.unwrap().1.is_some(),
+            "a long one has its place"
+        );
     }
 
     #[test]

@@ -225,7 +225,9 @@ impl Core {
                     })
                     .collect::<Result<_, Status>>()?
             };
-            return Ok(response(ApiBody::list(head, items)));
+            let bytes = items.iter().map(|o| o.json.len()).sum();
+            let place = self.budget.answer(bytes).await?;
+            return Ok(response(ApiBody::list(head, items, place)));
         }
         tokio::task::spawn_blocking(move || other_list(&kind, &page.items, &metadata, form, include))
             .await
@@ -241,7 +243,9 @@ impl Core {
         options: ListQuery,
     ) -> Result<(ListQuery, Page), Status> {
         let (core, kind) = (self.clone(), kind.clone());
+        let place = self.budget.list().await?;
         tokio::task::spawn_blocking(move || {
+            let _place = place;
             let page = core.list_now(&kind, namespace.as_deref(), &options)?;
             Ok((options, page))
         })

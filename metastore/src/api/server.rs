@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::auth::{Admission, Admissions, Attributes, Authorizer, Decision, MastersOnly, User};
 use super::body::ApiBody;
+use super::budget::{self, Budget};
 use super::builtin::{DEFINITIONS, builtin_kinds};
 use super::garbage::{self, Collects};
 use super::kinds::{KindSpec, Registry};
@@ -64,6 +65,7 @@ pub(crate) struct Core {
     /// Creates pass as readers; whoever empties a namespace or a kind passes once as writer, and after that sees every create.
     pub(crate) gate: tokio::sync::RwLock<()>,
     pub(crate) watches: Arc<tokio::sync::Semaphore>,
+    pub(crate) budget: Budget,
     /// Namespaces and kinds being emptied.
     pub(crate) emptying: Mutex<BTreeSet<String>>,
     /// Rings when an object was removed.
@@ -86,6 +88,7 @@ pub struct Builder {
     drain: Drain,
     node: Option<String>,
     consistent_stream: bool,
+    answers: usize,
 }
 
 impl std::fmt::Debug for Builder {
@@ -151,6 +154,13 @@ impl Builder {
         self
     }
 
+    /// Bytes of lists that may wait for their readers at a time; 256 MiB when not called.
+    #[must_use]
+    pub const fn answer_memory(mut self, bytes: usize) -> Self {
+        self.answers = bytes;
+        self
+    }
+
     /// The gateway's name, for a server at the edge.
     #[must_use]
     pub fn node_name(mut self, name: impl Into<String>) -> Self {
@@ -182,6 +192,7 @@ impl Builder {
             collects: self.collects,
             gate: tokio::sync::RwLock::new(()),
             watches: Arc::new(tokio::sync::Semaphore::new(MAX_WATCHES)),
+            budget: Budget::new(self.answers),
             emptying: Mutex::default(),
             removed: tokio::sync::Notify::new(),
             drain: self.drain,
@@ -277,6 +288,7 @@ impl ApiServer {
             drain: Drain::new(),
             node: None,
             consistent_stream: false,
+            answers: budget::ANSWERS,
         }
     }
 
@@ -557,7 +569,8 @@ impl Core {
         if reads {
             return self.read_request(call).await;
         }
-        let body = codec::read(body).await?;
+        let _place = self.budget.write().await?;
+        let (body, _long) = codec::read(body, &self.budget).await?;
         Box::pin(self.write_request(call, body)).await
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 use super::body::ApiBody;
+use super::budget::Place;
 use super::kinds::KindSpec;
 use super::meta;
 use super::read::Filter;
@@ -54,6 +55,8 @@ struct Watcher {
     defined: bool,
     watch: Option<Watch>,
     out: VecDeque<Bytes>,
+    /// Held while what was there at the beginning waits to be sent.
+    initial: Option<Place>,
     bookmarks: bool,
     next_bookmark: Instant,
     ends: Instant,
@@ -89,6 +92,7 @@ impl Core {
             defined: false,
             watch: None,
             out: VecDeque::new(),
+            initial: None,
             bookmarks: options.bookmarks,
             next_bookmark: started + BOOKMARK_EVERY,
             ends: started + life,
@@ -146,6 +150,8 @@ impl Core {
                         ..options
                     };
                     let (_, page) = self.list(&w.kind, call.namespace, bare).await?;
+                    let bytes = page.items.iter().map(|o| o.json.len()).sum();
+                    w.initial = Some(self.budget.answer(bytes).await?);
                     for object in &page.items {
                         w.send(EventKind::Added, object)?;
                     }
@@ -172,6 +178,7 @@ impl Watcher {
             if let Some(bytes) = self.out.pop_front() {
                 return Some(bytes);
             }
+            self.initial = None;
             let watch = self.watch.as_mut()?;
             let wake = self
                 .ends

@@ -238,3 +238,22 @@ fn whatever_comes_is_answered() {
         })
         .unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn lists_that_nobody_reads_hold_a_bounded_amount() {
+    let api = Api::with(|_| (), |b| b.answer_memory(64 * 1024)).await;
+    for i in 0..3 {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("big-{i}")}, "data": {"a": "x".repeat(20_000)}});
+        assert_eq!(api.call("POST", MAPS, map).await.0, 201);
+    }
+    let first = answer(&api, "GET", MAPS, "", "").await;
+    assert_eq!(first.status(), 200);
+    // The first one's bytes wait for their reader: there is no room for another.
+    assert_eq!(status(&api, "GET", MAPS, "", "").await, 429);
+    drop(first);
+    // What a watch begins with waits as well.
+    let watch = answer(&api, "GET", &format!("{MAPS}?watch=1&resourceVersion=0"), "", "").await;
+    assert_eq!(status(&api, "GET", MAPS, "", "").await, 429);
+    drop(watch);
+    assert_eq!(status(&api, "GET", MAPS, "", "").await, 200);
+}

@@ -13,6 +13,7 @@ need python3 python3
 need cc build-essential
 need ip iproute2
 need systemd-analyze systemd
+python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 # The load of the API's figures.
 [ "${1:-}" != bench ] || need wrk wrk
 [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || missing+=(libfaketime)
@@ -29,3 +30,19 @@ fi
 
 # The packaged broker starts by itself where a service manager runs; the tests start their own.
 command -v cargo-nextest >/dev/null 2>&1 || cargo install --locked --quiet cargo-nextest
+
+# Clients that nobody here wrote, beside the build: the kubectl that the distribution has, and the Python client.
+clients="${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/clients"
+mkdir -p "$clients"
+clients="$(cd "$clients" && pwd)"
+if [ ! -x "$clients/kubectl" ]; then
+    unpacked="$(mktemp -d)"
+    trap 'rm -rf "$unpacked"' EXIT
+    chmod 755 "$unpacked"
+    (cd "$unpacked" && apt-get download -qq kubernetes-client 2>/dev/null && dpkg-deb -x kubernetes-client_*.deb .)
+    install -m 755 "$unpacked/usr/bin/kubectl" "$clients/kubectl"
+fi
+if ! "$clients/python/bin/python" -c 'import kubernetes' 2>/dev/null; then
+    python3 -m venv "$clients/python"
+    "$clients/python/bin/pip" install --quiet --disable-pip-version-check 'kubernetes>=31'
+fi

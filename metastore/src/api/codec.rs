@@ -14,6 +14,8 @@ use super::status::Status;
 
 /// Most bytes of a request body, as in a kube-apiserver.
 pub const MAX_BODY: usize = 3 * 1024 * 1024;
+/// What is read and thrown away of a larger one, so that a client that writes before it reads finds the refusal.
+const MAX_DISCARDED: usize = 4 * MAX_BODY;
 /// How long a body may take to arrive.
 const BODY_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 /// Duplicates beyond this are not named.
@@ -25,13 +27,15 @@ where
     B: Body<Data = Bytes>,
 {
     let mut body = std::pin::pin!(body);
-    if body.size_hint().lower() > MAX_BODY as u64 {
+    let announced = body.size_hint().lower();
+    if announced > (MAX_BODY + MAX_DISCARDED) as u64 {
         return Err(Status::too_large(MAX_BODY));
     }
     let mut place = None;
     let collect = async {
         let mut first: Option<Bytes> = None;
         let mut rest = BytesMut::new();
+        let (mut over, mut discarded) = (announced > MAX_BODY as u64, 0);
         loop {
             let data = match body.frame().await {
                 None => break,
@@ -40,8 +44,14 @@ where
             };
             let Ok(data) = data else { continue };
             let length = first.as_ref().map_or(0, Bytes::len) + rest.len() + data.len();
-            if length > MAX_BODY {
-                return Err(Status::too_large(MAX_BODY));
+            over |= length > MAX_BODY;
+            if over {
+                (first, rest) = (None, BytesMut::new());
+                discarded += data.len();
+                if discarded > MAX_DISCARDED {
+                    break;
+                }
+                continue;
             }
             if length > LONG && place.is_none() {
                 place = Some(budget.long_body().await?);
@@ -50,6 +60,9 @@ where
                 None => first = Some(data),
                 Some(_) => rest.extend_from_slice(&data),
             }
+        }
+        if over {
+            return Err(Status::too_large(MAX_BODY));
         }
         Ok(match first {
             Some(only) if rest.is_empty() => only,
@@ -83,12 +96,9 @@ pub(crate) type TypeOf<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub(crate) fn parse(body: &[u8], content_type: &str, type_of: TypeOf<'_>) -> Result<Parsed, Status> {
     let media = content_type.split(';').next().unwrap_or_default().trim();
     match media {
-        "application/json" | "" | "*/*" => json(body),
-        "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(body)
-            .map(|value| Parsed {
-                value,
-                duplicates: Vec::new(),
-            })
+        "application/json" | "" => json(body).map(or_empty),
+        "application/yaml" | "application/x-yaml" | "text/yaml" => yaml_noted(body)
+            .map(or_empty)
             .map_err(|why| Status::bad_request(format!("error converting YAML to JSON: {why}"))),
         protobuf::MEDIA => protobuf::read(body, type_of)
             .map(|value| Parsed {
@@ -100,6 +110,14 @@ pub(crate) fn parse(body: &[u8], content_type: &str, type_of: TypeOf<'_>) -> Res
             "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf (got {other:?})"
         ))),
     }
+}
+
+/// Nothing at all is an object of which nothing is said.
+fn or_empty(mut parsed: Parsed) -> Parsed {
+    if parsed.value.is_null() {
+        parsed.value = Value::Object(Map::new());
+    }
+    parsed
 }
 
 /// Parses JSON.
@@ -119,11 +137,47 @@ pub(crate) fn json(body: &[u8]) -> Result<Parsed, Status> {
 
 /// Parses YAML as the API does: to JSON, with the words of YAML 1.1 for booleans. Aliases and depth are bounded by the parser.
 pub(crate) fn yaml(body: &[u8]) -> Result<Value, String> {
+    yaml_noted(body).map(|p| p.value)
+}
+
+fn yaml_noted(body: &[u8]) -> Result<Parsed, String> {
     if body.len() > MAX_BODY {
         return Err(format!("longer than {MAX_BODY} bytes"));
     }
-    let text = std::str::from_utf8(body).map_err(|e| e.to_string())?;
-    serde_saphyr::from_str(text).map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
+    let text = first_document(std::str::from_utf8(body).map_err(|e| e.to_string())?);
+    if text.trim().is_empty() {
+        return Ok(Parsed {
+            value: Value::Null,
+            duplicates: Vec::new(),
+        });
+    }
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+    };
+    let mut duplicates = Vec::new();
+    let mut path = String::new();
+    let node = Node {
+        path: &mut path,
+        duplicates: &mut duplicates,
+    };
+    serde_saphyr::with_deserializer_from_str_with_options(text, options, |d| node.deserialize(d))
+        .map(|value| Parsed { value, duplicates })
+        .map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
+}
+
+/// Of several documents the first counts.
+fn first_document(text: &str) -> &str {
+    let mut from = 0;
+    let mut said = false;
+    for line in text.split_inclusive('\n') {
+        let bare = line.trim_end();
+        if said && (bare == "---" || bare == "..." || bare.starts_with("--- ")) {
+            return &text[..from];
+        }
+        said |= !bare.is_empty() && !bare.starts_with('#') && bare != "---" && !bare.starts_with('%');
+        from += line.len();
+    }
+    text
 }
 
 /// Builds a [`Value`] and notes duplicates on the way: serde_json alone would let them pass unseen.
@@ -251,6 +305,17 @@ mod tests {
         assert!(yaml(bomb.as_bytes()).is_err());
     }
 
+    #[test]
+    fn of_several_documents_the_first_counts_and_of_two_keys_the_last() {
+        let read = |text: &str| yaml_noted(text.as_bytes()).unwrap();
+        assert_eq!(read("---\na: 1\n---\na: 2\n").value, json!({"a": 1}));
+        assert_eq!(read("# c\n--- \na: |\n  ---\n  x\n").value, json!({"a": "---\nx\n"}));
+        let twice = read("a: {b: 1, b: 2}\na: {c: 3}\n");
+        assert_eq!(twice.value, json!({"a": {"c": 3}}));
+        assert_eq!(read("a: {b: 1, b: 2}\n").duplicates, ["a.b"]);
+        assert_eq!(read("x: &x {a: \"1\"}\nd: {<<: *x, b: y}\n").value["d"], json!({"a": "1", "b": true}));
+    }
+
     #[tokio::test]
     async fn bodies_past_the_cap_are_refused() {
         let big = http_body_util::Full::new(Bytes::from(vec![0; MAX_BODY + 1]));
@@ -268,6 +333,10 @@ mod tests {
     #[test]
     fn content_types() {
         assert_eq!(parse(b"x", "text/csv", &|_| None).unwrap_err().code, 415);
+        assert_eq!(parse(b"{}", "*/*", &|_| None).unwrap_err().code, 415);
+        for nothing in [(&b"null"[..], "application/json"), (b"", "application/yaml"), (b"# x\n", "application/yaml")] {
+            assert_eq!(parse(nothing.0, nothing.1, &|_| None).unwrap().value, json!({}));
+        }
         assert!(parse(b"{}", "application/json; charset=utf-8", &|_| None).is_ok());
     }
 }

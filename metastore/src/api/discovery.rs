@@ -1,18 +1,27 @@
-//! Discovery: which groups, versions and resources there are. Computed from the table of kinds at each request; an ETag spares clients the rest.
+//! Discovery: which groups, versions and resources there are. Computed from the table of kinds at each request; what clients ask most, everything
+//! in one answer, is named by its hash, which spares them the rest, over restarts too.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::body::ApiBody;
 use super::kinds::{KindSpec, Registry};
+use super::openapi::hash_of;
 use super::request::{Form, Route, accept};
 use super::server::{json_response, text_response};
 use super::status::Status;
 
 /// Answers a discovery path.
-pub(crate) fn answer(registry: &Registry, route: &Route, parts: &Parts, run: u64) -> Result<Response<ApiBody>, Status> {
-    let form = accept(&parts.headers, |f| matches!(f, Form::Json | Form::Aggregated(_)))?;
+pub(crate) fn answer(registry: &Registry, route: &Route, parts: &Parts) -> Result<Response<ApiBody>, Status> {
+    let form = if matches!(route, Route::CoreVersions | Route::Groups) {
+        accept(&parts.headers, |f| matches!(f, Form::Json | Form::Aggregated(_)))?
+    } else {
+        accept(&parts.headers, |f| f == Form::Json)?
+    };
     let body = match (route, form) {
         (Route::CoreVersions, Form::Aggregated(v)) => aggregated(registry, v, |g| g.is_empty()),
         (Route::Groups, Form::Aggregated(v)) => aggregated(registry, v, |g| !g.is_empty()),
@@ -47,36 +56,63 @@ pub(crate) fn answer(registry: &Registry, route: &Route, parts: &Parts, run: u64
             } else {
                 format!("{group}/{version}")
             };
-            json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": list})
+            let mut all = json!({"kind": "APIResourceList", "groupVersion": name, "resources": list});
+            // The core group's list is from before lists had versions.
+            if let (Value::Object(map), false) = (&mut all, group.is_empty()) {
+                map.insert("apiVersion".to_owned(), json!("v1"));
+            }
+            all
         }
         _ => return Ok(text_response(StatusCode::NOT_FOUND, "404 page not found\n")),
     };
     let kind = match form {
         Form::Aggregated("v2") => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
         Form::Aggregated(_) => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
-        _ => "application/json",
+        _ => return Ok(json_response(StatusCode::OK, body.to_string())),
     };
-    let tag = format!("\"{run:x}-{}\"", registry.generation);
-    Ok(tagged(&parts.headers, &tag, kind, &body))
+    let bytes = Bytes::from(body.to_string());
+    let tag = hash_of(&bytes);
+    let mut response = tagged(&parts.headers, &tag, kind, bytes);
+    let kept = HeaderValue::from_static("public");
+    response.headers_mut().insert(header::CACHE_CONTROL, kept);
+    Ok(response)
+}
+
+/// The paths there are.
+pub(crate) fn root(registry: &Registry) -> Value {
+    let mut paths: Vec<String> = ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+        .iter()
+        .map(|p| (*p).to_owned())
+        .collect();
+    for (group, versions) in registry.groups() {
+        if group.is_empty() {
+            paths.extend(versions.iter().map(|v| format!("/api/{v}")));
+        } else {
+            paths.push(format!("/apis/{group}"));
+            paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
+        }
+    }
+    paths.sort_unstable();
+    json!({"paths": paths})
 }
 
 /// An answer that the client may keep while its tag holds.
-pub(crate) fn tagged(headers: &HeaderMap, tag: &str, content_type: &'static str, body: &Value) -> Response<ApiBody> {
+pub(crate) fn tagged(headers: &HeaderMap, tag: &str, content_type: &'static str, body: Bytes) -> Response<ApiBody> {
+    let tag = format!("\"{tag}\"");
     let known = headers
-        .get(header::IF_NONE_MATCH)
-        .is_some_and(|v| v.as_bytes() == tag.as_bytes());
-    let mut response = if known {
-        let mut r = Response::new(ApiBody::full(""));
-        *r.status_mut() = StatusCode::NOT_MODIFIED;
-        r
-    } else {
-        json_response(StatusCode::OK, body.to_string())
-    };
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .any(|list| list.split(',').any(|t| t.trim().trim_start_matches("W/") == tag));
+    let mut response = Response::new(ApiBody::full(if known { Bytes::new() } else { body }));
+    if known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
     let out = response.headers_mut();
     out.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     out.insert(header::VARY, HeaderValue::from_static("Accept"));
     out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    if let Ok(value) = HeaderValue::from_str(tag) {
+    if let Ok(value) = HeaderValue::from_str(&tag) {
         out.insert(header::ETAG, value);
     }
     response
@@ -86,6 +122,14 @@ fn group(name: &str, versions: &[&std::sync::Arc<str>]) -> Value {
     let entry = |v: &str| json!({"groupVersion": format!("{name}/{v}"), "version": v});
     let list: Vec<Value> = versions.iter().map(|v| entry(v)).collect();
     json!({"name": name, "versions": list, "preferredVersion": list.first()})
+}
+
+/// Names the form in which objects are stored: clients compare it, and know nothing of what is in it.
+fn storage_hash(kind: &KindSpec) -> String {
+    let version = kind.storage.api_version.rsplit('/').next().unwrap_or_default();
+    let form = format!("{}/{version}/{}", kind.storage.group, kind.kind);
+    let digest = ring::digest::digest(&ring::digest::SHA256, form.as_bytes());
+    STANDARD.encode(&digest.as_ref()[..8])
 }
 
 /// The verbs of a subresource.
@@ -130,7 +174,7 @@ fn resources(kind: &KindSpec) -> Vec<Value> {
             }
         }
         if kind.review.is_none() {
-            map.insert("storageVersionHash".to_owned(), json!(""));
+            map.insert("storageVersionHash".to_owned(), json!(storage_hash(kind)));
         }
     }
     let mut out = vec![main];
@@ -181,20 +225,29 @@ fn aggregated(registry: &Registry, form: &str, wanted: fn(&str) -> bool) -> Valu
     })
 }
 
+/// The kind of an answer. Built-in ones leave out the group and version that they stand in.
+fn response_kind(kind: &KindSpec, group: &str, version: &str, body: &str) -> Value {
+    if !kind.custom && (group, version) == (&*kind.group, &*kind.version) {
+        json!({"group": "", "version": "", "kind": body})
+    } else {
+        json!({"group": group, "version": version, "kind": body})
+    }
+}
+
 fn aggregated_resource(kind: &KindSpec) -> Value {
     let subs: Vec<Value> = subresources(kind)
         .into_iter()
         .map(|(name, group, version, body)| {
             json!({
                 "subresource": name,
-                "responseKind": {"group": group, "version": version, "kind": body},
+                "responseKind": response_kind(kind, &group, &version, &body),
                 "verbs": sub_verbs(name),
             })
         })
         .collect();
     let mut out = json!({
         "resource": &*kind.plural,
-        "responseKind": {"group": &*kind.group, "version": &*kind.version, "kind": &*kind.kind},
+        "responseKind": response_kind(kind, &kind.group, &kind.version, &kind.kind),
         "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": &*kind.singular,
         "verbs": kind.verbs(),

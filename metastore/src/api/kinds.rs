@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::jsonpath::Path;
 use super::names::NameRule;
+use super::openapi::Documents;
 use super::schema::Schema;
 use super::status::Cause;
 use super::table::Column;
@@ -270,8 +271,10 @@ type Rows = BTreeMap<Arc<str>, Arc<KindSpec>>;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Registry {
     groups: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Rows>>,
-    /// Changes with every replacement; part of discovery's ETag.
+    /// Changes with every replacement.
     pub(crate) generation: u64,
+    /// What is kept of its OpenAPI documents.
+    pub(crate) documents: Documents,
 }
 
 impl Registry {

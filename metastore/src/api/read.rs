@@ -136,14 +136,18 @@ impl Core {
         if call.kind.review.is_some() {
             return Err(Status::method_not_allowed());
         }
-        let form = accept(&call.parts.headers, |f| !matches!(f, Form::Aggregated(_)))?;
+        let single = |f| matches!(f, Form::Json | Form::Table | Form::Partial);
         if call.name.is_some() {
+            let form = accept(&call.parts.headers, single)?;
             return self.get(&call, form);
         }
         let options = ListQuery::parse(&call.query)?;
         if options.watch {
+            let form = accept(&call.parts.headers, single)?;
             self.watch_request(call, options, form).await
         } else {
+            let listed = |f| matches!(f, Form::Json | Form::Table | Form::PartialList);
+            let form = accept(&call.parts.headers, listed)?;
             self.list_request(call, options, form).await
         }
     }

@@ -114,7 +114,10 @@ pub(crate) struct ResourcePath {
 /// What a path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
-    Healthz,
+    /// `/`
+    Root,
+    /// The word names the probe, and after it one of its checks.
+    Healthz(String),
     Version,
     /// `/api`
     CoreVersions,
@@ -129,6 +132,8 @@ pub(crate) enum Route {
     /// `/openapi/v3/api/v1`, `/openapi/v3/apis/GROUP/VERSION`
     OpenApiGroup(String, String),
     Resource(ResourcePath),
+    /// An escape in the path is none.
+    Malformed,
     Unknown,
 }
 
@@ -136,6 +141,12 @@ pub(crate) enum Route {
 pub(crate) fn route(path: &str) -> Route {
     if path.len() > MAX_URI {
         return Route::Unknown;
+    }
+    if has_bad_escape(path) {
+        return Route::Malformed;
+    }
+    if path == "/" {
+        return Route::Root;
     }
     let mut parts = Vec::new();
     for part in path.trim_matches('/').split('/') {
@@ -146,7 +157,8 @@ pub(crate) fn route(path: &str) -> Route {
     }
     let words: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
     match words.as_slice() {
-        ["healthz" | "readyz" | "livez"] | ["healthz" | "readyz" | "livez", _] => Route::Healthz,
+        [probe @ ("healthz" | "readyz" | "livez")]
+        | [probe @ ("healthz" | "readyz" | "livez"), "ping" | "log" | "etcd"] => Route::Healthz((*probe).to_owned()),
         ["version"] => Route::Version,
         ["api"] => Route::CoreVersions,
         ["apis"] => Route::Groups,
@@ -161,6 +173,12 @@ pub(crate) fn route(path: &str) -> Route {
         ["apis", group, version, rest @ ..] => resource(group, version, rest),
         _ => Route::Unknown,
     }
+}
+
+fn has_bad_escape(path: &str) -> bool {
+    let hex = |b: Option<&u8>| b.is_some_and(u8::is_ascii_hexdigit);
+    let bytes = path.as_bytes();
+    (0..bytes.len()).any(|i| bytes[i] == b'%' && !(hex(bytes.get(i + 1)) && hex(bytes.get(i + 2))))
 }
 
 fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
@@ -211,45 +229,69 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
 pub(crate) enum Form {
     Json,
     Table,
+    /// The metadata of an object.
     Partial,
+    /// The metadata of each object of a list.
+    PartialList,
     /// Aggregated discovery, `v2` or `v2beta1`.
     Aggregated(&'static str),
 }
 
 /// Which of the forms `allowed` the client likes best. `*/*`, no header and plain JSON are all JSON.
 pub(crate) fn accept(headers: &HeaderMap, allowed: fn(Form) -> bool) -> Result<Form, Status> {
-    let Some(value) = headers.get(header::ACCEPT) else {
+    let Some(value) = headers.get(header::ACCEPT).filter(|v| !v.is_empty()) else {
         return Ok(Form::Json);
     };
     let text = value.to_str().unwrap_or_default();
-    for clause in text.split(',') {
-        let mut parts = clause.split(';').map(str::trim);
-        let media = parts.next().unwrap_or_default();
-        if !matches!(media, "application/json" | "*/*" | "application/*" | "") {
-            continue;
-        }
-        let (mut kind, mut group, mut version) = ("", "", "");
-        for parameter in parts {
-            match parameter.split_once('=') {
-                Some(("as", v)) => kind = v,
-                Some(("g", v)) => group = v,
-                Some(("v", v)) => version = v,
-                _ => {}
-            }
-        }
-        let form = match (kind, group, version) {
-            ("", ..) => Form::Json,
-            ("Table", "meta.k8s.io", "v1") => Form::Table,
-            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => Form::Partial,
-            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Form::Aggregated("v2"),
-            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") => Form::Aggregated("v2beta1"),
-            _ => continue,
-        };
-        if allowed(form) {
-            return Ok(form);
+    if !text.contains("q=") {
+        return text
+            .split(',')
+            .find_map(|clause| form_of(clause, allowed))
+            .ok_or_else(Status::not_acceptable);
+    }
+    // What is liked equally keeps its order.
+    let mut clauses: Vec<(u32, &str)> = text.split(',').map(|c| (liking(c), c)).collect();
+    clauses.sort_by_key(|(liking, _)| std::cmp::Reverse(*liking));
+    clauses
+        .iter()
+        .find_map(|(_, clause)| form_of(clause, allowed))
+        .ok_or_else(Status::not_acceptable)
+}
+
+/// The `q` of a clause, in thousandths.
+fn liking(clause: &str) -> u32 {
+    let said = clause.split(';').skip(1).find_map(|p| p.trim().strip_prefix("q="));
+    said.and_then(|q| q.trim().parse::<f64>().ok()).map_or(1000, |q| {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let thousandths = (q.clamp(0.0, 1.0) * 1000.0) as u32;
+        thousandths
+    })
+}
+
+fn form_of(clause: &str, allowed: fn(Form) -> bool) -> Option<Form> {
+    let mut parts = clause.split(';').map(str::trim);
+    if !matches!(parts.next(), Some("application/json" | "*/*")) {
+        return None;
+    }
+    let (mut kind, mut group, mut version) = ("", "", "");
+    for parameter in parts {
+        match parameter.split_once('=') {
+            Some(("as", v)) => kind = v,
+            Some(("g", v)) => group = v,
+            Some(("v", v)) => version = v,
+            _ => {}
         }
     }
-    Err(Status::not_acceptable())
+    let form = match (kind, group, version) {
+        ("", ..) => Form::Json,
+        ("Table", "meta.k8s.io", "v1") => Form::Table,
+        ("PartialObjectMetadata", "meta.k8s.io", "v1") => Form::Partial,
+        ("PartialObjectMetadataList", "meta.k8s.io", "v1") => Form::PartialList,
+        ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Form::Aggregated("v2"),
+        ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") => Form::Aggregated("v2beta1"),
+        _ => return None,
+    };
+    allowed(form).then_some(form)
 }
 
 /// The options of get, list and watch.
@@ -419,7 +461,9 @@ pub(crate) struct WriteQuery {
 impl WriteQuery {
     /// Reads them; `kind` is that of the options object (`CreateOptions`).
     pub(crate) fn parse(query: &Query, kind: &str) -> Result<Self, Status> {
-        let manager = query.get("fieldManager").unwrap_or_default();
+        // A delete has neither manager nor fields.
+        let get = |name: &str| query.get(name).filter(|_| kind != "DeleteOptions");
+        let manager = get("fieldManager").unwrap_or_default();
         if manager.len() > MAX_MANAGER {
             let cause = Cause::too_long("fieldManager", MAX_MANAGER as u64);
             return Err(Status::invalid_option(kind, cause));
@@ -433,14 +477,13 @@ impl WriteQuery {
         for value in query.all("dryRun") {
             match value {
                 "All" => dry_run = true,
-                "" => {}
                 other => {
                     let cause = Cause::not_supported("dryRun", &format!("[{other:?}]"), &["All"]);
                     return Err(Status::invalid_option(kind, cause));
                 }
             }
         }
-        let strictness = match query.get("fieldValidation") {
+        let strictness = match get("fieldValidation") {
             None | Some("" | "Warn") => Strictness::Warn,
             Some("Ignore") => Strictness::Ignore,
             Some("Strict") => Strictness::Strict,
@@ -470,9 +513,9 @@ pub(crate) fn program(headers: &HeaderMap) -> String {
 /// The verb of a request on a resource, as authorization knows it.
 pub(crate) fn verb(method: &Method, named: bool, watch: bool) -> Option<&'static str> {
     Some(match *method {
-        Method::GET | Method::HEAD if named => "get",
-        Method::GET | Method::HEAD if watch => "watch",
-        Method::GET | Method::HEAD => "list",
+        Method::GET if named => "get",
+        Method::GET if watch => "watch",
+        Method::GET => "list",
         Method::POST => "create",
         Method::PUT => "update",
         Method::PATCH => "patch",
@@ -513,7 +556,9 @@ mod tests {
         assert_eq!(route("/apis/apps/v1/"), Route::Resources("apps".into(), "v1".into()));
         let r = at("/api/v1/watch/namespaces/ns/configmaps/a");
         assert!(r.watch && &*r.resource == "configmaps" && r.name.as_deref() == Some("a"));
-        for bad in ["/", "//", "/api//x", "/nope", "/api/v1/%ff", &"/a".repeat(100)] {
+        assert_eq!((route("/"), route("/api/v1/%zz")), (Route::Root, Route::Malformed));
+        assert_eq!(route("/livez/ping"), Route::Healthz("livez".to_owned()));
+        for bad in ["//", "/healthz/x", "/api//x", "/nope", "/api/v1/%ff", &"/a".repeat(100)] {
             assert_eq!(route(bad), Route::Unknown, "{bad}");
         }
     }
@@ -548,7 +593,20 @@ mod tests {
             Ok(Form::Json)
         );
         assert_eq!(get("*/*", any), Ok(Form::Json));
-        assert_eq!(get("text/html", any).unwrap_err().code, 406);
+        assert_eq!(get("", any), Ok(Form::Json));
+        for none in [
+            "text/html",
+            "application/*",
+            ",,,",
+            "garbage",
+            "application/json;as=Nope;g=meta.k8s.io;v=v1",
+        ] {
+            assert_eq!(get(none, any).unwrap_err().code, 406, "{none}");
+        }
+        let less = "application/json;q=0.2,application/json;as=Table;g=meta.k8s.io;v=v1;q=0.9,text/html";
+        assert_eq!(get(less, any), Ok(Form::Table));
+        let list = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+        assert_eq!(get(list, |f| f == Form::Partial).unwrap_err().code, 406);
         let discovery = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
         assert_eq!(get(discovery, any), Ok(Form::Aggregated("v2")));
     }

@@ -1,6 +1,6 @@
 //! Structural schemas: what an object of a kind may look like. One type serves definitions people create and the built-in kinds alike:
 //! [`shape`] prunes and defaults, [`check`] validates, [`parse`] reads `openAPIV3Schema`, [`types`] makes the built-in types from our table,
-//! [`Schema::to_openapi`] writes it out again for clients.
+//! and the OpenAPI documents show it to clients.
 //!
 //! Invariants: a schema is a tree of `Arc`s without cycles, and its depth and size are capped when it is read, so walking one with
 //! recursion cannot exhaust the stack.
@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 pub(crate) mod check;
 pub(crate) mod parse;
@@ -158,166 +158,6 @@ impl Schema {
             Additional::Of(s) => Some(s),
             _ => None,
         })
-    }
-
-    /// The OpenAPI form. A named type below the top becomes a reference and is handed to `seen`; `prefix` is the document's place for
-    /// definitions (`#/components/schemas/` in v3, `#/definitions/` in v2).
-    pub(crate) fn to_openapi(&self, prefix: &str, seen: &mut BTreeMap<Arc<str>, Arc<Self>>) -> Value {
-        let mut out = Map::new();
-        let mut put = |k: &str, v: Value| {
-            out.insert(k.to_owned(), v);
-        };
-        if let Some(d) = &self.description {
-            put("description", json!(d));
-        }
-        if let Some(t) = self.ty {
-            put("type", json!(t.name()));
-        }
-        if let Some(f) = &self.format {
-            put("format", json!(f));
-        }
-        if self.nullable {
-            put("nullable", json!(true));
-        }
-        if self.preserve {
-            put("x-kubernetes-preserve-unknown-fields", json!(true));
-        }
-        if self.int_or_string {
-            put("x-kubernetes-int-or-string", json!(true));
-        }
-        if self.embedded {
-            put("x-kubernetes-embedded-resource", json!(true));
-        }
-        if self.atomic {
-            put("x-kubernetes-map-type", json!("atomic"));
-        }
-        if self.retain_keys {
-            put("x-kubernetes-patch-strategy", json!("retainKeys"));
-        }
-        if let Some(r) = &self.rules {
-            put("x-kubernetes-validations", r.clone());
-        }
-        if !self.required.is_empty() {
-            put("required", json!(self.required));
-        }
-        if let Some(d) = &self.default {
-            put("default", d.clone());
-        }
-        if !self.properties.is_empty() {
-            let members: Map<String, Value> = self
-                .properties
-                .iter()
-                .map(|(k, s)| (k.to_string(), s.reference(prefix, seen)))
-                .collect();
-            put("properties", Value::Object(members));
-        }
-        match &self.additional {
-            Additional::None => {}
-            Additional::Any => put("additionalProperties", json!(true)),
-            Additional::Of(s) => put("additionalProperties", s.reference(prefix, seen)),
-        }
-        if let Some(s) = &self.items {
-            put("items", s.reference(prefix, seen));
-            match &self.list {
-                ListType::Atomic => put("x-kubernetes-list-type", json!("atomic")),
-                ListType::Set => {
-                    put("x-kubernetes-list-type", json!("set"));
-                    put("x-kubernetes-patch-strategy", json!("merge"));
-                }
-                ListType::Map(keys) => {
-                    put("x-kubernetes-list-type", json!("map"));
-                    put("x-kubernetes-list-map-keys", json!(keys));
-                    put(
-                        "x-kubernetes-patch-strategy",
-                        json!(if s.retain_keys { "merge,retainKeys" } else { "merge" }),
-                    );
-                    if let Some(first) = keys.first() {
-                        put("x-kubernetes-patch-merge-key", json!(first));
-                    }
-                }
-            }
-        }
-        if let Some(c) = &self.checks {
-            c.to_openapi(&mut out, prefix, seen);
-        }
-        Value::Object(out)
-    }
-
-    fn reference(self: &Arc<Self>, prefix: &str, seen: &mut BTreeMap<Arc<str>, Arc<Self>>) -> Value {
-        let Some(name) = &self.name else {
-            return self.to_openapi(prefix, seen);
-        };
-        seen.entry(name.clone()).or_insert_with(|| self.clone());
-        let target = json!({"$ref": format!("{prefix}{name}")});
-        match &self.default {
-            // A reference has no siblings in OpenAPI, so that a default needs the reference wrapped.
-            Some(d) => json!({"allOf": [target], "default": d}),
-            None => target,
-        }
-    }
-}
-
-impl Checks {
-    fn to_openapi(&self, out: &mut Map<String, Value>, prefix: &str, seen: &mut BTreeMap<Arc<str>, Arc<Schema>>) {
-        if !self.enumeration.is_empty() {
-            out.insert("enum".into(), json!(self.enumeration));
-        }
-        for (name, bound) in [
-            ("minimum", self.minimum),
-            ("maximum", self.maximum),
-            ("multipleOf", self.multiple_of),
-        ] {
-            if let Some(b) = bound {
-                out.insert(name.into(), number(b));
-            }
-        }
-        for (name, set) in [
-            ("exclusiveMinimum", self.exclusive_minimum),
-            ("exclusiveMaximum", self.exclusive_maximum),
-            ("uniqueItems", self.unique_items),
-        ] {
-            if set {
-                out.insert(name.into(), json!(true));
-            }
-        }
-        for (name, bound) in [
-            ("minLength", self.min_length),
-            ("maxLength", self.max_length),
-            ("minItems", self.min_items),
-            ("maxItems", self.max_items),
-            ("minProperties", self.min_properties),
-            ("maxProperties", self.max_properties),
-        ] {
-            if let Some(b) = bound {
-                out.insert(name.into(), json!(b));
-            }
-        }
-        if let Some(p) = &self.pattern {
-            out.insert("pattern".into(), json!(p.source()));
-        }
-        for (name, list) in [
-            ("allOf", &self.all_of),
-            ("anyOf", &self.any_of),
-            ("oneOf", &self.one_of),
-        ] {
-            if !list.is_empty() {
-                let parts: Vec<Value> = list.iter().map(|s| s.to_openapi(prefix, seen)).collect();
-                out.insert(name.into(), Value::Array(parts));
-            }
-        }
-        if let Some(s) = &self.not {
-            out.insert("not".into(), s.to_openapi(prefix, seen));
-        }
-    }
-}
-
-/// A bound as JSON: whole numbers without a fraction.
-fn number(x: f64) -> Value {
-    #[allow(clippy::cast_possible_truncation)]
-    if x.fract() == 0.0 && x.abs() < 9e15 {
-        json!(x as i64)
-    } else {
-        json!(x)
     }
 }
 

@@ -73,8 +73,6 @@ pub(crate) struct Core {
     pub(crate) drain: Drain,
     pub(crate) node: Option<String>,
     pub(crate) consistent_stream: bool,
-    /// Makes ETags of two runs differ.
-    pub(crate) run: u64,
 }
 
 /// Builds an [`ApiServer`].
@@ -198,7 +196,6 @@ impl Builder {
             drain: self.drain,
             node: self.node,
             consistent_stream: self.consistent_stream,
-            run: fastrand::u64(..),
         });
         core.load_definitions().await.map_err(BuildError::Store)?;
         let server = ApiServer { core };
@@ -341,6 +338,17 @@ pub(crate) fn text_response(status: StatusCode, body: &'static str) -> Response<
     response
 }
 
+/// What a probe is told: a server that answers is well.
+fn healthy(probe: &str, query: Option<&str>) -> Response<ApiBody> {
+    let verbose = query.is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose=")));
+    let mut response = text_response(StatusCode::OK, "ok");
+    if verbose {
+        let said = format!("[+]ping ok\n[+]log ok\n[+]etcd ok\n{probe} check passed\n");
+        *response.body_mut() = ApiBody::full(said);
+    }
+    response
+}
+
 /// Adds warnings as headers that clients print.
 pub(crate) fn with_warnings(mut response: Response<ApiBody>, warnings: &[String]) -> Response<ApiBody> {
     /// What a client is told at most.
@@ -450,13 +458,16 @@ impl Core {
     fn answer_path(&self, route: &Route, parts: &Parts) -> Result<Response<ApiBody>, Status> {
         let registry = self.registry();
         Ok(match route {
-            Route::Healthz => text_response(StatusCode::OK, "ok"),
+            Route::Root => json_response(StatusCode::OK, discovery::root(&registry).to_string()),
+            Route::Healthz(probe) => healthy(probe, parts.uri.query()),
+            Route::Malformed => text_response(StatusCode::BAD_REQUEST, "400 Bad Request"),
             Route::Version => json_response(StatusCode::OK, version().to_string()),
             Route::OpenApiV2 | Route::OpenApiV3 | Route::OpenApiGroup(..) => {
-                return openapi::answer(&registry, route, &parts.headers, self.run);
+                let query = Query::parse(parts.uri.query())?;
+                return openapi::answer(&registry, route, &parts.headers, query.get("hash"));
             }
             Route::CoreVersions | Route::Groups | Route::Group(_) | Route::Resources(..) => {
-                return discovery::answer(&registry, route, parts, self.run);
+                return discovery::answer(&registry, route, parts);
             }
             Route::Resource(_) | Route::Unknown => text_response(StatusCode::NOT_FOUND, "404 page not found\n"),
         })

@@ -281,7 +281,7 @@ impl Watcher {
                 let first = !std::mem::replace(&mut self.defined, true);
                 table::table(&self.kind.columns, vec![row], &metadata, first)
             }
-            Form::Partial => table::partial(&value),
+            Form::Partial | Form::PartialList => table::partial(&value),
             Form::Json | Form::Aggregated(_) => value,
         })
     }

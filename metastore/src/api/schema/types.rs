@@ -16,6 +16,16 @@ pub(crate) fn named(name: &str) -> Option<Arc<Schema>> {
     TYPES.get(name).cloned()
 }
 
+/// A built-in type by the name that OpenAPI documents know it by.
+pub(crate) fn by_public_name(public: &str) -> Option<Arc<Schema>> {
+    let packages = [
+        "io.k8s.apimachinery.pkg.apis.",
+        "io.k8s.apiextensions-apiserver.pkg.apis.",
+        "io.k8s.api.",
+    ];
+    packages.iter().find_map(|p| public.strip_prefix(p)).and_then(named)
+}
+
 /// The metadata of every object.
 pub(crate) fn object_meta() -> Arc<Schema> {
     static META: LazyLock<Arc<Schema>> = LazyLock::new(|| named("meta.v1.ObjectMeta").expect("stands in the table"));

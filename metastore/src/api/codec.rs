@@ -313,7 +313,10 @@ mod tests {
         let twice = read("a: {b: 1, b: 2}\na: {c: 3}\n");
         assert_eq!(twice.value, json!({"a": {"c": 3}}));
         assert_eq!(read("a: {b: 1, b: 2}\n").duplicates, ["a.b"]);
-        assert_eq!(read("x: &x {a: \"1\"}\nd: {<<: *x, b: y}\n").value["d"], json!({"a": "1", "b": true}));
+        assert_eq!(
+            read("x: &x {a: \"1\"}\nd: {<<: *x, b: y}\n").value["d"],
+            json!({"a": "1", "b": true})
+        );
     }
 
     #[tokio::test]
@@ -334,7 +337,11 @@ mod tests {
     fn content_types() {
         assert_eq!(parse(b"x", "text/csv", &|_| None).unwrap_err().code, 415);
         assert_eq!(parse(b"{}", "*/*", &|_| None).unwrap_err().code, 415);
-        for nothing in [(&b"null"[..], "application/json"), (b"", "application/yaml"), (b"# x\n", "application/yaml")] {
+        for nothing in [
+            (&b"null"[..], "application/json"),
+            (b"", "application/yaml"),
+            (b"# x\n", "application/yaml"),
+        ] {
             assert_eq!(parse(nothing.0, nothing.1, &|_| None).unwrap().value, json!({}));
         }
         assert!(parse(b"{}", "application/json; charset=utf-8", &|_| None).is_ok());

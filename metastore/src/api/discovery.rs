@@ -80,10 +80,19 @@ pub(crate) fn answer(registry: &Registry, route: &Route, parts: &Parts) -> Resul
 
 /// The paths there are.
 pub(crate) fn root(registry: &Registry) -> Value {
-    let mut paths: Vec<String> = ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
-        .iter()
-        .map(|p| (*p).to_owned())
-        .collect();
+    let mut paths: Vec<String> = [
+        "/api",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ]
+    .iter()
+    .map(|p| (*p).to_owned())
+    .collect();
     for (group, versions) in registry.groups() {
         if group.is_empty() {
             paths.extend(versions.iter().map(|v| format!("/api/{v}")));

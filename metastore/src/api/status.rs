@@ -50,6 +50,7 @@ pub struct Cause {
     /// For people.
     pub message: String,
     /// The path, like `spec.ports[0].port`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub field: String,
 }
 

@@ -18,6 +18,7 @@ mod body;
 mod budget;
 mod builtin;
 mod codec;
+mod connect;
 mod definitions;
 mod discovery;
 mod garbage;
@@ -50,6 +51,7 @@ pub use auth::{
 pub use body::ApiBody;
 pub use builtin::builtin_kinds;
 pub use codec::MAX_BODY;
+pub use connect::{Connect, Connected, Connector};
 pub use garbage::Collects;
 pub use internal::{Applied, Parts};
 pub use kinds::KindSpec;

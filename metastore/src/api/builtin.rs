@@ -5,20 +5,26 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::jsonpath::Path;
-use super::kinds::{Deletion, KindSpec, Review, Scale, Selector, StatusPart, Storage};
+use super::kinds::{Deletion, KindSpec, Review, Scale, Selected, Selector, Special, StatusPart, Storage};
 use super::names::NameRule;
 use super::schema::types;
 use super::table::{Cell, Column, path};
 
 #[allow(dead_code)]
 mod checks;
+mod container_rules;
 mod core;
+mod cron;
 mod events;
+mod jobs;
+mod pod_cells;
+mod pod_spec;
+mod pod_update;
 mod pods;
 mod rbac;
 mod service;
 mod shared;
+mod workload_rules;
 mod workloads;
 
 const APIEXTENSIONS: &str = "apiextensions.k8s.io";
@@ -35,6 +41,7 @@ pub fn builtin_kinds() -> Vec<KindSpec> {
         events::kinds(),
         workloads::kinds(),
         rbac::kinds(),
+        jobs::kinds(),
         extensions(),
         reviews(),
     ]
@@ -102,6 +109,7 @@ fn row(group: &str, package: &str, kind: &str, short: &[&str]) -> KindSpec {
         review: None,
         actions: Vec::new(),
         deprecated: None,
+        special: Special::default(),
     }
 }
 
@@ -114,9 +122,18 @@ fn review(group: &str, kind: &str, question: Review) -> KindSpec {
     }
 }
 
-fn fields(list: &[&str]) -> Vec<(Arc<str>, Path)> {
+/// Fields for selectors: `name`, or `name@path` where it stands elsewhere, and `=zero` where absent means that.
+fn fields(list: &[&'static str]) -> Vec<Selected> {
     list.iter()
-        .filter_map(|f| path(&format!(".{f}")).map(|p| ((*f).into(), p)))
+        .filter_map(|f| {
+            let (f, zero) = f.split_once('=').unwrap_or((f, ""));
+            let (name, at) = f.split_once('@').unwrap_or((f, f));
+            Some(Selected {
+                name: name.into(),
+                path: path(&format!(".{at}"))?,
+                zero,
+            })
+        })
         .collect()
 }
 
@@ -127,6 +144,11 @@ fn text(name: &str, about: &str, at: &str) -> Column {
 
 fn computed(name: &str, ty: &str, about: &str, of: fn(&Value) -> Value) -> Column {
     Column::new(name, ty, about, Cell::Of(of))
+}
+
+/// A column that is computed by the time.
+fn timed(name: &str, about: &str, of: fn(&Value, u64) -> Value) -> Column {
+    Column::new(name, "string", about, Cell::Now(of))
 }
 
 fn scale(spec: &str, status: &str, selector: &str) -> Option<Scale> {

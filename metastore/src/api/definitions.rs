@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::jsonpath::Path;
-use super::kinds::{Deletion, KindSpec, Scale, Selector, StatusPart, Storage};
+use super::kinds::{Deletion, KindSpec, Scale, Selected, Selector, Special, StatusPart, Storage};
 use super::names::{self, NameRule};
 use super::schema::{Schema, parse, types};
 use super::status::Cause;
@@ -309,6 +309,7 @@ pub(crate) fn rows(definition: &Value) -> Vec<KindSpec> {
                 review: None,
                 actions: Vec::new(),
                 deprecated: deprecation(v, &group, version, &word("kind")),
+                special: Special::default(),
             })
         })
         .collect()
@@ -379,7 +380,7 @@ fn one_column(column: &Value) -> Option<Column> {
     Some(out)
 }
 
-fn selectable(version: &Value) -> Vec<(Arc<str>, Path)> {
+fn selectable(version: &Value) -> Vec<Selected> {
     version
         .get("selectableFields")
         .and_then(Value::as_array)
@@ -387,7 +388,11 @@ fn selectable(version: &Value) -> Vec<(Arc<str>, Path)> {
         .flatten()
         .filter_map(|f| {
             let text = f.get("jsonPath")?.as_str()?;
-            Some((text.trim_start_matches('.').into(), Path::parse(text).ok()?))
+            Some(Selected {
+                name: text.trim_start_matches('.').into(),
+                path: Path::parse(text).ok()?,
+                zero: "",
+            })
         })
         .collect()
 }

@@ -141,28 +141,43 @@ fn storage_hash(kind: &KindSpec) -> String {
     STANDARD.encode(&digest.as_ref()[..8])
 }
 
-/// The verbs of a subresource.
-const fn sub_verbs(name: &'static str) -> &'static [&'static str] {
-    match name.as_bytes() {
-        b"status" | b"scale" => &["get", "patch", "update"],
-        _ => &["create"],
-    }
+/// A subresource of a kind: its name, the kind of its body with group and version where they are not the object's own, what may be done.
+struct Sub<'k> {
+    name: &'static str,
+    of: Option<(&'static str, &'static str)>,
+    kind: &'k str,
+    verbs: &'static [&'static str],
 }
 
-/// The subresources of a kind: name, kind of their bodies with its group and version.
-fn subresources(kind: &KindSpec) -> Vec<(&'static str, String, String, String)> {
-    let own = |k: &str| (kind.group.to_string(), kind.version.to_string(), k.to_owned());
+/// The subresources of a kind, by name.
+fn subresources(kind: &KindSpec) -> Vec<Sub<'_>> {
+    const CHANGES: &[&str] = &["get", "patch", "update"];
+    let sub = |name, kind, verbs| Sub {
+        name,
+        of: None,
+        kind,
+        verbs,
+    };
     let mut out = Vec::new();
     if kind.has_status() {
-        let (g, v, k) = own(&kind.kind);
-        out.push(("status", g, v, k));
+        out.push(sub("status", &*kind.kind, CHANGES));
     }
     if kind.scale.is_some() {
-        out.push(("scale", "autoscaling".into(), "v1".into(), "Scale".into()));
+        out.push(Sub {
+            of: Some(("autoscaling", "v1")),
+            ..sub("scale", "Scale", CHANGES)
+        });
     }
     for action in &kind.actions {
-        let (g, v, k) = own(action.kind);
-        out.push((action.name, g, v, k));
+        out.push(Sub {
+            of: action.of,
+            ..sub(action.name, action.kind, &["create"])
+        });
+    }
+    out.extend(kind.special.parts.iter().map(|p| sub(p.name, &*kind.kind, CHANGES)));
+    out.extend(kind.special.connects.iter().map(|c| sub(c.name, c.kind, c.verbs)));
+    if !kind.custom {
+        out.sort_by_key(|s| s.name);
     }
     out
 }
@@ -187,17 +202,15 @@ fn resources(kind: &KindSpec) -> Vec<Value> {
         }
     }
     let mut out = vec![main];
-    for (name, group, version, body) in subresources(kind) {
+    for sub in subresources(kind) {
         let mut entry = json!({
-            "name": format!("{}/{name}", kind.plural),
+            "name": format!("{}/{}", kind.plural, sub.name),
             "singularName": "",
             "namespaced": kind.namespaced,
-            "kind": body,
-            "verbs": sub_verbs(name),
+            "kind": sub.kind,
+            "verbs": sub.verbs,
         });
-        if group != *kind.group
-            && let Value::Object(map) = &mut entry
-        {
+        if let (Some((group, version)), Value::Object(map)) = (sub.of, &mut entry) {
             map.insert("group".to_owned(), json!(group));
             map.insert("version".to_owned(), json!(version));
         }
@@ -246,11 +259,12 @@ fn response_kind(kind: &KindSpec, group: &str, version: &str, body: &str) -> Val
 fn aggregated_resource(kind: &KindSpec) -> Value {
     let subs: Vec<Value> = subresources(kind)
         .into_iter()
-        .map(|(name, group, version, body)| {
+        .map(|sub| {
+            let (group, version) = sub.of.unwrap_or((&kind.group, &kind.version));
             json!({
-                "subresource": name,
-                "responseKind": response_kind(kind, &group, &version, &body),
-                "verbs": sub_verbs(name),
+                "subresource": sub.name,
+                "responseKind": response_kind(kind, group, version, sub.kind),
+                "verbs": sub.verbs,
             })
         })
         .collect();

@@ -327,6 +327,7 @@ impl Collector {
             () => Propagation::Background,
         };
         let conditions = Preconditions {
+            grace: None,
             uid: Some(seen.uid.clone()),
             version: Some(object.revision.to_string()),
             propagation: Some(propagation),

@@ -43,7 +43,7 @@ pub struct KindSpec {
     pub(crate) generation: bool,
     pub(crate) columns: Vec<Column>,
     /// Fields that a field selector may name beside `metadata.name` and `metadata.namespace`.
-    pub(crate) fields: Vec<(Arc<str>, Path)>,
+    pub(crate) fields: Vec<Selected>,
     pub(crate) prepare: Option<Prepare>,
     pub(crate) validate: Option<Validate>,
     pub(crate) deletion: Deletion,
@@ -53,6 +53,61 @@ pub struct KindSpec {
     pub(crate) actions: Vec<Action>,
     /// Text of a `Warning` header for users of a deprecated version.
     pub(crate) deprecated: Option<Arc<str>>,
+    pub(crate) special: Special,
+}
+
+/// A field that a field selector may name.
+#[derive(Clone, Debug)]
+pub(crate) struct Selected {
+    pub(crate) name: Arc<str>,
+    pub(crate) path: Path,
+    /// What an absent value means.
+    pub(crate) zero: &'static str,
+}
+
+/// What only some built-in kinds have.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Special {
+    /// Completes an object whose status was written.
+    pub(crate) prepare_status: Option<Prepare>,
+    /// Finds what is wrong with a new status.
+    pub(crate) validate_status: Option<Validate>,
+    /// Subresources that show the object and change one part of its desired state.
+    pub(crate) parts: &'static [SubPart],
+    /// Subresources that lead to a running program.
+    pub(crate) connects: &'static [Connects],
+    /// What a writer should know: (new, old, warnings).
+    pub(crate) warn: Option<Warn>,
+    /// Who deletes one and says no more leaves what it owns: kinds that are older than owners.
+    pub(crate) orphans: bool,
+    /// A delete answers with the object instead of a Status.
+    pub(crate) returns_deleted: bool,
+    /// `metadata.generation` counts changes of annotations too.
+    pub(crate) annotations_count: bool,
+}
+
+/// Says what a writer should know.
+pub(crate) type Warn = fn(&Value, Option<&Value>, &mut Vec<String>);
+
+/// A subresource that shows the object and changes one part of its desired state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SubPart {
+    /// Its name in the path.
+    pub(crate) name: &'static str,
+    /// The current object with this part of the new one.
+    pub(crate) take: fn(&Value, Value) -> Value,
+    /// Finds what is wrong with the change.
+    pub(crate) validate: Validate,
+}
+
+/// A subresource that leads to a running program.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Connects {
+    /// Its name in the path.
+    pub(crate) name: &'static str,
+    /// The kind of its options.
+    pub(crate) kind: &'static str,
+    pub(crate) verbs: &'static [&'static str],
 }
 
 /// Completes an object before it is admitted: (new, old, now as RFC 3339).
@@ -76,15 +131,27 @@ pub(crate) struct Action {
     pub(crate) name: &'static str,
     /// The kind of the body.
     pub(crate) kind: &'static str,
+    /// Group and version of that kind where they are not the object's own.
+    pub(crate) of: Option<(&'static str, &'static str)>,
+    pub(crate) act: Act,
+}
+
+/// What an action does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Act {
     /// Changes the object by the body; an error is the reason of a conflict.
-    pub(crate) act: fn(&mut Value, &Value, &str) -> Result<(), String>,
+    Change(fn(&mut Value, &Value, &str) -> Result<(), String>),
+    /// Deletes the object as the `deleteOptions` of the body say.
+    Delete,
 }
 
 /// What deleting does beside removing the object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Deletion {
     /// Nothing.
     Plain,
+    /// The object stays, marked, until whoever runs it has ended it, or as long as this says: (object, what was asked for) in seconds.
+    Graceful(fn(&Value, Option<i64>) -> i64),
     /// The object stays, marked, until everything in the namespace of its name is gone.
     EmptiesNamespace,
     /// The object stays, marked, until all objects of the kind it defines are gone.
@@ -119,6 +186,8 @@ pub(crate) enum Selector {
     Text(Path),
     /// A `LabelSelector` at a path.
     Labels(Path),
+    /// A map of labels at a path.
+    Map(Path),
 }
 
 /// Where objects of a row are kept: several rows may show the same objects.
@@ -241,6 +310,16 @@ impl KindSpec {
             ("policy", "poddisruptionbudgets"),
         ];
         self.custom || KINDS.contains(&(&*self.group, &*self.plural))
+    }
+
+    /// The subresource of this name that changes a part of the desired state.
+    pub(crate) fn part(&self, name: &str) -> Option<&'static SubPart> {
+        self.special.parts.iter().find(|p| p.name == name)
+    }
+
+    /// Whether it holds other things, which go before it.
+    pub(crate) const fn empties(&self) -> bool {
+        matches!(self.deletion, Deletion::EmptiesNamespace | Deletion::EmptiesKind)
     }
 
     /// What may be done with it, for discovery.

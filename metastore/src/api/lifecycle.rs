@@ -67,7 +67,7 @@ impl Core {
     /// What follows when an object was marked.
     pub(crate) fn after_delete(self: &Arc<Self>, kind: &KindSpec, name: &str) {
         match kind.deletion {
-            Deletion::Plain => {}
+            Deletion::Plain | Deletion::Graceful(_) => {}
             Deletion::EmptiesNamespace => start(self, Holder::Namespace, name),
             Deletion::EmptiesKind => start(self, Holder::Definition, name),
         }

@@ -313,6 +313,9 @@ pub(crate) fn check_kept(sent: &Value, current: &Value, kind: &KindSpec, name: &
 
 /// Whether the desired state differs: everything but metadata, and but the status where that is apart.
 pub(crate) fn desired_differs(a: &Value, b: &Value, kind: &KindSpec) -> bool {
+    if kind.special.annotations_count && a.pointer("/metadata/annotations") != b.pointer("/metadata/annotations") {
+        return true;
+    }
     let skip = |k: &str| k == "metadata" || (k == "status" && kind.has_status());
     let parts = |v: &Value| -> Vec<(String, Value)> {
         v.as_object()

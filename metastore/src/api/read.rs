@@ -39,7 +39,7 @@ impl Filter {
         for (field, _, _) in &fields.0 {
             match field.as_str() {
                 "metadata.name" | "metadata.namespace" => {}
-                other if kind.fields.iter().any(|(f, _)| &**f == other) => deep = true,
+                other if kind.fields.iter().any(|f| &*f.name == other) => deep = true,
                 other => {
                     return Err(Status::bad_request(format!("field label not supported: {other}")));
                 }
@@ -75,11 +75,11 @@ impl Filter {
         let Ok(mut value) = object.value() else { return false };
         kind.show(&mut value);
         self.fields.0.iter().all(|(field, equal, wanted)| {
-            let Some((_, path)) = kind.fields.iter().find(|(f, _)| **f == **field) else {
+            let Some(selected) = kind.fields.iter().find(|f| *f.name == **field) else {
                 return true;
             };
-            let have = match path.first(&value) {
-                None | Some(Value::Null) => String::new(),
+            let have = match selected.path.first(&value) {
+                None | Some(Value::Null) => selected.zero.to_owned(),
                 Some(Value::String(s)) => s.clone(),
                 Some(other) => other.to_string(),
             };
@@ -167,11 +167,14 @@ impl Core {
         match call.subresource.as_str() {
             "" => {}
             "status" if kind.has_status() => {}
+            other if kind.part(other).is_some() => {}
             "scale" if kind.scale.is_some() => {
                 let scale = self.scale(kind, call.namespace.as_deref().unwrap_or_default(), name)?.0;
                 return Ok(json_response(StatusCode::OK, encode(&scale)?));
             }
-            "finalize" if kind.deletion == Deletion::EmptiesNamespace => return Err(Status::method_not_allowed()),
+            "finalize" if matches!(kind.deletion, Deletion::EmptiesNamespace) => {
+                return Err(Status::method_not_allowed());
+            }
             action if kind.actions.iter().any(|a| a.name == action) => return Err(Status::method_not_allowed()),
             _ => return Err(Status::no_such_resource()),
         }
@@ -396,6 +399,9 @@ pub(crate) fn scale_of(kind: &KindSpec, object: &Value) -> Value {
         Selector::None => None,
         Selector::Text(p) => p.first(object).and_then(Value::as_str).map(str::to_owned),
         Selector::Labels(p) => p.first(object).map(builtin::selector_text),
+        Selector::Map(p) => p
+            .first(object)
+            .map(|labels| builtin::selector_text(&json!({"matchLabels": labels}))),
     };
     if let (Some(text), Value::Object(map)) = (selector, &mut status) {
         map.insert("selector".to_owned(), json!(text));

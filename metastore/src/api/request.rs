@@ -109,6 +109,8 @@ pub(crate) struct ResourcePath {
     pub(crate) subresource: Option<String>,
     /// An old path that is a watch by itself: `/api/v1/watch/…`.
     pub(crate) watch: bool,
+    /// What follows the subresource.
+    pub(crate) tail: String,
 }
 
 /// What a path leads to.
@@ -216,8 +218,8 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
         [resource, name, sub, ..] => {
             out.resource = own(resource);
             out.name = Some(own(name));
-            out.subresource = Some(rest[2..].join("/"));
-            debug_assert!(!sub.is_empty());
+            out.subresource = Some(own(sub));
+            out.tail = rest[3..].join("/");
         }
         [] => return Route::Unknown,
     }

@@ -11,8 +11,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub(crate) mod check;
+pub(crate) mod limits;
 pub(crate) mod parse;
 pub(crate) mod pattern;
+pub(crate) mod quantity;
 pub(crate) mod shape;
 pub(crate) mod table;
 pub(crate) mod types;
@@ -110,6 +112,12 @@ pub(crate) struct Schema {
     pub(crate) description: Option<Box<str>>,
     /// `x-kubernetes-validations`, kept to be shown; evaluated elsewhere.
     pub(crate) rules: Option<Value>,
+    /// A zero says no more than nothing and is left out: built-in kinds only.
+    pub(crate) omit: bool,
+    /// What the value of a built-in kind may be, beyond its type.
+    pub(crate) limits: Box<[limits::Limit]>,
+    /// This or something below has limits.
+    pub(crate) limited: bool,
 }
 
 /// The validations that few nodes have.

@@ -17,6 +17,7 @@ use super::auth::{Admission, Admissions, Attributes, Authorizer, Decision, Maste
 use super::body::ApiBody;
 use super::budget::{self, Budget};
 use super::builtin::{DEFINITIONS, builtin_kinds};
+use super::connect::Connector;
 use super::garbage::{self, Collects};
 use super::kinds::{KindSpec, Registry};
 use super::request::{self, Query, ResourcePath, Route};
@@ -73,6 +74,8 @@ pub(crate) struct Core {
     pub(crate) drain: Drain,
     pub(crate) node: Option<String>,
     pub(crate) consistent_stream: bool,
+    /// The way to running programs, where there is one.
+    pub(crate) connector: Option<Arc<dyn Connector>>,
 }
 
 /// Builds an [`ApiServer`].
@@ -87,6 +90,7 @@ pub struct Builder {
     node: Option<String>,
     consistent_stream: bool,
     answers: usize,
+    connector: Option<Arc<dyn Connector>>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -175,6 +179,13 @@ impl Builder {
         self
     }
 
+    /// What leads to running programs (logs, exec, port-forward, proxies); without it those subresources say that nothing can be reached.
+    #[must_use]
+    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
+        self.connector = Some(connector);
+        self
+    }
+
     /// Installs what must be there and returns the server.
     ///
     /// # Errors
@@ -196,6 +207,7 @@ impl Builder {
             drain: self.drain,
             node: self.node,
             consistent_stream: self.consistent_stream,
+            connector: self.connector,
         });
         core.load_definitions().await.map_err(BuildError::Store)?;
         let server = ApiServer { core };
@@ -286,6 +298,7 @@ impl ApiServer {
             node: None,
             consistent_stream: false,
             answers: budget::ANSWERS,
+            connector: None,
         }
     }
 
@@ -577,11 +590,21 @@ impl Core {
             query,
             parts,
         };
-        if reads {
+        let leads = call.kind.special.connects.iter().find(|c| c.name == call.subresource);
+        if leads.is_none() && !target.tail.is_empty() {
+            return Err(Status::no_such_resource());
+        }
+        if reads && leads.is_none() {
             return self.read_request(call).await;
         }
         let _place = self.budget.write().await?;
         let (body, _long) = codec::read(body, &self.budget).await?;
+        if let Some(leads) = leads {
+            if !leads.verbs.contains(&verb) {
+                return Err(Status::method_not_allowed());
+            }
+            return Box::pin(self.connect(call, target.tail, body)).await;
+        }
         Box::pin(self.write_request(call, body)).await
     }
 }

@@ -105,6 +105,11 @@ impl Cause {
         )
     }
 
+    /// Something named that is not there.
+    pub fn not_found(field: impl Into<String>, value: &str) -> Self {
+        Self::new("FieldValueNotFound", field, format!("Not found: {}", shown(value)))
+    }
+
     /// A change that is not allowed.
     pub fn forbidden(field: impl Into<String>, why: &str) -> Self {
         Self::new("FieldValueForbidden", field, format!("Forbidden: {why}"))

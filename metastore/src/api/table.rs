@@ -26,6 +26,8 @@ pub(crate) enum Cell {
     Age(Path),
     /// Computed.
     Of(fn(&Value) -> Value),
+    /// Computed by the time (milliseconds since 1970).
+    Now(fn(&Value, u64) -> Value),
 }
 
 const ABOUT_NAME: &str = "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names";
@@ -92,6 +94,7 @@ impl Column {
                 Some(text) => json!(age(text, now_ms)),
             },
             Cell::Of(f) => f(object),
+            Cell::Now(f) => f(object, now_ms),
         }
     }
 
@@ -187,7 +190,8 @@ pub(crate) fn age(timestamp: &str, now_ms: u64) -> String {
     human(now.saturating_sub(then.as_second()))
 }
 
-fn human(seconds: i64) -> String {
+/// A time span in words of kubectl.
+pub(crate) fn human(seconds: i64) -> String {
     const MINUTE: i64 = 60;
     const HOUR: i64 = 60 * MINUTE;
     const DAY: i64 = 24 * HOUR;

@@ -13,7 +13,7 @@ use super::apply::{self, Manager};
 use super::auth::Attributes;
 use super::body::ApiBody;
 use super::codec::{self, Parsed};
-use super::kinds::Deletion;
+use super::kinds::{Act, Deletion};
 use super::patch::{self, Operations, Patch};
 use super::request::{Form, ListQuery, WriteQuery, accept};
 use super::schema::shape;
@@ -36,12 +36,12 @@ impl Core {
         match (method, call.subresource.as_str()) {
             (Method::POST, "") if call.name.is_none() => self.post(&call, &body, form).await,
             (Method::POST, action) if call.name.is_some() && !action.is_empty() => self.action(&call, &body).await,
-            (Method::PUT, "" | "status") if call.name.is_some() => self.put(&call, &body, form).await,
-            (Method::PATCH, "" | "status") if call.name.is_some() => self.patch(&call, &body, form).await,
             (Method::PUT | Method::PATCH, "scale") if call.kind.scale.is_some() => self.set_scale(&call, &body).await,
-            (Method::PUT, "finalize") if call.kind.deletion == Deletion::EmptiesNamespace => {
+            (Method::PUT, "finalize") if matches!(call.kind.deletion, Deletion::EmptiesNamespace) => {
                 self.finalize(&call, &body).await
             }
+            (Method::PUT, _) if call.name.is_some() => self.put(&call, &body, form).await,
+            (Method::PATCH, _) if call.name.is_some() => self.patch(&call, &body, form).await,
             (Method::DELETE, "") if call.name.is_some() => self.delete_request(&call, &body).await,
             (Method::DELETE, "") if call.kind.verbs().contains(&"deletecollection") => {
                 self.delete_collection(&call, &body).await
@@ -94,7 +94,7 @@ impl Core {
             })
             .await;
         match written {
-            Err(s) if s.code == 404 && part == Part::Main && call.kind.create_on_update => {
+            Err(s) if s.code == 404 && matches!(part, Part::Main) && call.kind.create_on_update => {
                 self.put_new(call, writing, parsed, name, form).await
             }
             other => answer(call, StatusCode::OK, &other?, form),
@@ -217,7 +217,7 @@ impl Core {
         // The parts that this path does not write are nobody's by it.
         let foreign = |field: &str| match part {
             Part::Status => !matches!(field, "apiVersion" | "kind" | "metadata" | "status"),
-            Part::Main => field == "status" && kind.has_status(),
+            Part::Main | Part::Sub(_) => field == "status" && kind.has_status(),
             Part::Whole => false,
         };
         let compute = |current: Option<&Value>, config: &Value| {
@@ -242,7 +242,7 @@ impl Core {
                 })
                 .await;
             match written {
-                Err(s) if s.code == 404 && part == Part::Main => {}
+                Err(s) if s.code == 404 && matches!(part, Part::Main) => {}
                 other => return answer(call, StatusCode::OK, &other?, form),
             }
             if !meta::text(&config, "uid").is_empty() {
@@ -261,7 +261,11 @@ impl Core {
         match call.subresource.as_str() {
             "" => Ok(Part::Main),
             "status" if call.kind.has_status() => Ok(Part::Status),
-            _ => Err(Status::no_such_resource()),
+            other => call
+                .kind
+                .part(other)
+                .map(Part::Sub)
+                .ok_or_else(Status::no_such_resource),
         }
     }
 
@@ -399,11 +403,30 @@ impl Core {
             )));
         }
         let name = call.name.as_deref().unwrap_or_default();
+        let named = meta::text(&parsed.value, "name");
+        if named != name && (!named.is_empty() || action.of.is_some()) {
+            return Err(Status::bad_request(format!(
+                "name in URL does not match name in {} object",
+                action.kind
+            )));
+        }
         let kind = call.kind.clone();
+        let change = match action.act {
+            Act::Change(change) => change,
+            Act::Delete => {
+                let (mut options, mut conditions) = (options, Preconditions::default());
+                if let Some(said) = parsed.value.get("deleteOptions") {
+                    read_delete_options(said, &mut options, &mut conditions)?;
+                }
+                self.delete(call.writing(Part::Main, options), name, &conditions)
+                    .await?;
+                return Ok(json_response(StatusCode::CREATED, success(None, Some(201))));
+            }
+        };
         let about = format!("{}/{}", kind.plural, action.name);
         self.update(call.writing(Part::Whole, options), name, false, &mut |current| {
             let mut value = current.clone();
-            (action.act)(&mut value, &parsed.value, &meta::now())
+            change(&mut value, &parsed.value, &meta::now())
                 .map_err(|why| Status::conflict(&kind.group, &about, name, &why))?;
             Ok(Parsed {
                 value,
@@ -423,6 +446,9 @@ impl Core {
             .await?
         {
             Deleted::Waits(json) => Ok(json_response(StatusCode::OK, json)),
+            Deleted::Gone(object) if kind.special.returns_deleted => {
+                Ok(json_response(StatusCode::OK, self.shown(kind, &object)?))
+            }
             Deleted::Gone(object) => {
                 let value = parse(&object)?;
                 let details = Details {
@@ -532,6 +558,7 @@ fn read_body(call: &Call, body: &[u8]) -> Result<Parsed, Status> {
         "DeleteOptions" => Some("meta.v1.DeleteOptions".to_owned()),
         "Scale" => Some("autoscaling.v1.Scale".to_owned()),
         "Binding" => Some("core.v1.Binding".to_owned()),
+        "Eviction" => Some("policy.v1.Eviction".to_owned()),
         own if own == &*call.kind.kind => call.kind.table_type.as_deref().map(str::to_owned),
         _ => None,
     })
@@ -589,12 +616,10 @@ fn delete_options(call: &Call, body: &[u8]) -> Result<(WriteQuery, Preconditions
     if call.query.get("orphanDependents").is_some() {
         conditions.propagation = orphaned(conditions.propagation, call.query.flag("orphanDependents"))?;
     }
-    if let Some(text) = call.query.get("gracePeriodSeconds").filter(|t| !t.is_empty())
-        && text.parse::<i64>().is_err()
-    {
-        return Err(Status::bad_request(format!(
-            "gracePeriodSeconds must be a number of seconds, not {text:?}"
-        )));
+    if let Some(text) = call.query.get("gracePeriodSeconds").filter(|t| !t.is_empty()) {
+        conditions.grace = Some(text.parse().map_err(|_| {
+            Status::bad_request(format!("gracePeriodSeconds must be a number of seconds, not {text:?}"))
+        })?);
     }
     if body.iter().any(|b| !b.is_ascii_whitespace()) {
         let parsed = read_body(call, body)?.value;
@@ -608,30 +633,39 @@ fn delete_options(call: &Call, body: &[u8]) -> Result<(WriteQuery, Preconditions
         {
             return Err(Status::bad_request("the body of a delete must be DeleteOptions"));
         }
-        let text = |pointer: &str| {
-            parsed
-                .pointer(pointer)
-                .and_then(Value::as_str)
-                .filter(|s| !s.is_empty())
-                .map(str::to_owned)
-        };
-        conditions.uid = text("/preconditions/uid");
-        conditions.version = text("/preconditions/resourceVersion");
-        if let Some(policy) = text("/propagationPolicy") {
-            conditions.propagation = Some(propagation(&policy)?);
-        }
-        if let Some(orphan) = parsed.get("orphanDependents").and_then(Value::as_bool) {
-            conditions.propagation = orphaned(conditions.propagation, orphan)?;
-        }
-        for value in parsed.get("dryRun").and_then(Value::as_array).into_iter().flatten() {
-            if value != "All" {
-                let cause = Cause::not_supported("dryRun", &format!("[{value}]"), &["All"]);
-                return Err(Status::invalid_option("DeleteOptions", cause));
-            }
-            options.dry_run = true;
-        }
+        read_delete_options(&parsed, &mut options, &mut conditions)?;
     }
     Ok((options, conditions))
+}
+
+/// The options of a delete as an object.
+fn read_delete_options(parsed: &Value, options: &mut WriteQuery, conditions: &mut Preconditions) -> Result<(), Status> {
+    let text = |pointer: &str| {
+        parsed
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .filter(|s| !s.is_empty())
+            .map(str::to_owned)
+    };
+    conditions.uid = text("/preconditions/uid");
+    conditions.version = text("/preconditions/resourceVersion");
+    if let Some(seconds) = parsed.get("gracePeriodSeconds").and_then(Value::as_i64) {
+        conditions.grace = Some(seconds);
+    }
+    if let Some(policy) = text("/propagationPolicy") {
+        conditions.propagation = Some(propagation(&policy)?);
+    }
+    if let Some(orphan) = parsed.get("orphanDependents").and_then(Value::as_bool) {
+        conditions.propagation = orphaned(conditions.propagation, orphan)?;
+    }
+    for value in parsed.get("dryRun").and_then(Value::as_array).into_iter().flatten() {
+        if value != "All" {
+            let cause = Cause::not_supported("dryRun", &format!("[{value}]"), &["All"]);
+            return Err(Status::invalid_option("DeleteOptions", cause));
+        }
+        options.dry_run = true;
+    }
+    Ok(())
 }
 
 fn propagation(text: &str) -> Result<Propagation, Status> {

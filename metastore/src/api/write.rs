@@ -11,9 +11,9 @@ use serde_json::Value;
 use super::apply::{self, Manager};
 use super::auth::{AdmitContext, Operation, User};
 use super::garbage::{FOREGROUND, ORPHAN};
-use super::kinds::{Deletion, KindSpec, StatusPart};
+use super::kinds::{Deletion, KindSpec, StatusPart, SubPart};
 use super::request::Strictness;
-use super::schema::{check, shape, types};
+use super::schema::{check, limits, shape, types};
 use super::server::Core;
 use super::status::{Cause, Status};
 use super::{meta, names};
@@ -27,12 +27,14 @@ const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 const MAX_NAMES: usize = 8;
 
 /// Which part of an object a write may change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Part {
     /// All but the status where that is apart.
     Main,
     /// The status only.
     Status,
+    /// What a subresource of the kind is about.
+    Sub(&'static SubPart),
     /// Everything, without the kind's own update rules: actions and replication.
     Whole,
 }
@@ -85,6 +87,8 @@ pub(crate) struct Preconditions {
     pub(crate) version: Option<String>,
     /// What becomes of what it owns; as the object itself says when the client does not.
     pub(crate) propagation: Option<Propagation>,
+    /// How many seconds it has to end, where the kind is one that runs.
+    pub(crate) grace: Option<i64>,
 }
 
 /// What becomes of the objects that a deleted one owns.
@@ -141,6 +145,7 @@ impl Core {
                 Err(status) if status.reason == "AlreadyExists" && attempt < attempts => {}
                 Err(status) => return Err(status),
                 Ok(mut written) => {
+                    warnings.append(&mut written.warnings);
                     written.warnings = warnings;
                     return Ok(written);
                 }
@@ -160,15 +165,16 @@ impl Core {
         let now = meta::now();
         meta::begin(&mut value, kind, w.namespace, name, &now)?;
         if kind.status == StatusPart::Apart
-            && w.part != Part::Whole
+            && !matches!(w.part, Part::Whole)
             && let Value::Object(map) = &mut value
         {
             map.remove("status");
         }
-        if let Some(default) = kind.schema.member("status").and_then(|s| s.default.clone())
+        if let Some(schema) = kind.schema.member("status")
+            && let Some(default) = &schema.default
             && let Value::Object(map) = &mut value
         {
-            map.entry("status").or_insert(default);
+            shape::default(map.entry("status").or_insert_with(|| default.clone()), schema);
         }
         if let Some(prepare) = kind.prepare {
             prepare(&mut value, None, &now);
@@ -178,6 +184,7 @@ impl Core {
         self.admit(w, Operation::Create, name, None, &mut value)?;
         self.validate(w, &value, None, name)?;
         note_owner(w, None, &mut value, given)?;
+        let warnings = warnings_of(w, &value, None);
         if w.dry_run {
             if self.read(&kind.key(w.namespace, name))?.is_some() {
                 return Err(Status::already_exists(&kind.group, &kind.plural, name));
@@ -186,7 +193,7 @@ impl Core {
                 json: encode(&value)?,
                 object: None,
                 changed: true,
-                warnings: Vec::new(),
+                warnings,
             });
         }
         kind.keep(&mut value);
@@ -205,7 +212,7 @@ impl Core {
             json: self.shown(kind, &object)?,
             object: Some(object),
             changed: true,
-            warnings: Vec::new(),
+            warnings,
         })
     }
 
@@ -253,9 +260,11 @@ impl Core {
         }
         let mut new = self.completed(w, value, &current, name)?;
         note_owner(w, Some(&current), &mut new, given.as_ref())?;
+        warnings.extend(warnings_of(w, &new, Some(&current)));
         let leaves = meta::is_terminating(&current)
             && meta::finalizers(&new).is_empty()
-            && kind.deletion == Deletion::Plain
+            && !kind.empties()
+            && grace_left(&current) == 0
             && !meta::finalizers(&current).is_empty();
         if new == current && !leaves {
             return Ok(Written {
@@ -304,11 +313,18 @@ impl Core {
     /// admitted and valid.
     fn completed(&self, w: &Writing<'_>, mut value: Value, current: &Value, name: &str) -> Result<Value, Status> {
         let kind = w.kind;
-        if w.part == Part::Status {
-            value = with_status_of(current, value, kind);
+        match w.part {
+            Part::Status => {
+                value = with_status_of(current, value, kind);
+                if let Some(prepare) = kind.special.prepare_status {
+                    prepare(&mut value, Some(current), &meta::now());
+                }
+            }
+            Part::Sub(part) => value = (part.take)(current, value),
+            Part::Main | Part::Whole => {}
         }
         meta::carry(&mut value, current)?;
-        if w.part == Part::Main
+        if matches!(w.part, Part::Main)
             && kind.has_status()
             && let Value::Object(map) = &mut value
         {
@@ -317,14 +333,14 @@ impl Core {
                 None => map.remove("status"),
             };
         }
-        if w.part == Part::Main
+        if matches!(w.part, Part::Main)
             && let Some(prepare) = kind.prepare
         {
             prepare(&mut value, Some(current), &meta::now());
         }
         self.admit(w, Operation::Update, name, Some(current), &mut value)?;
         meta::carry(&mut value, current)?;
-        if kind.generation && meta::desired_differs(&value, current, kind) {
+        if kind.generation && !matches!(w.part, Part::Status) && meta::desired_differs(&value, current, kind) {
             let next = meta::generation(current) + 1;
             meta::of_mut(&mut value)?.insert("generation".to_owned(), next.into());
         }
@@ -344,7 +360,7 @@ impl Core {
         let kind = w.kind;
         let key = kind.key(w.namespace, name);
         for _ in 0..MAX_RACES {
-            if kind.deletion == Deletion::EmptiesNamespace && IMMORTAL.contains(&name) {
+            if matches!(kind.deletion, Deletion::EmptiesNamespace) && IMMORTAL.contains(&name) {
                 let why = "this namespace may not be deleted";
                 return Err(Status::forbidden(&kind.group, &kind.plural, name, why));
             }
@@ -355,35 +371,43 @@ impl Core {
             kind.show(&mut current);
             check_preconditions(conditions, &current, &stored, kind, name)?;
             self.admit(&w, Operation::Delete, name, Some(&current), &mut current.clone())?;
-            let asked = set_propagation(&mut current, conditions.propagation)?;
-            let holds = kind.deletion != Deletion::Plain || !meta::finalizers(&current).is_empty();
-            if holds && !asked && meta::is_terminating(&current) {
+            let propagation = propagation_of(&current, kind, conditions.propagation);
+            let asked = set_propagation(&mut current, propagation)?;
+            let changed = mark(&mut current, kind, conditions.grace)? || asked;
+            let holds = kind.empties() || grace_left(&current) > 0 || !meta::finalizers(&current).is_empty();
+            if holds && !changed {
                 self.after_delete(kind, &key.name);
                 return Ok(Deleted::Waits(self.shown(kind, &stored)?));
             }
             if w.dry_run {
-                return Ok(Deleted::Gone(stored));
+                return Ok(if holds {
+                    Deleted::Waits(encode(&current)?)
+                } else {
+                    Deleted::Gone(stored)
+                });
             }
-            let expect = Expect::Revision(stored.revision);
-            let tx = if holds {
-                if !meta::is_terminating(&current) {
-                    mark(&mut current, kind)?;
-                }
+            let mut last = stored;
+            if holds || (changed && matches!(kind.deletion, Deletion::Graceful(_))) {
                 kind.keep(&mut current);
-                Tx::new().put(key.clone(), current, expect)
-            } else {
-                Tx::new().delete(key.clone(), expect)
-            };
+                let tx = Tx::new().put(key.clone(), current, Expect::Revision(last.revision));
+                match self.store.commit(tx).await {
+                    Err(CommitError::Conflict { .. } | CommitError::NotFound(_)) => continue,
+                    Err(e) => return Err(commit_status(e, kind, name)),
+                    Ok(done) => last = done.objects.into_iter().next().unwrap_or(last),
+                }
+            }
+            if holds {
+                self.after_write(kind, false).await;
+                self.after_delete(kind, &key.name);
+                return Ok(Deleted::Waits(self.shown(kind, &last)?));
+            }
+            let tx = Tx::new().delete(key.clone(), Expect::Revision(last.revision));
             match self.store.commit(tx).await {
                 Err(CommitError::Conflict { .. } | CommitError::NotFound(_)) => {}
                 Err(e) => return Err(commit_status(e, kind, name)),
                 Ok(done) => {
-                    let object = done.objects.into_iter().next().unwrap_or(stored);
-                    self.after_write(kind, !holds).await;
-                    if holds {
-                        self.after_delete(kind, &key.name);
-                        return Ok(Deleted::Waits(self.shown(kind, &object)?));
-                    }
+                    let object = done.objects.into_iter().next().unwrap_or(last);
+                    self.after_write(kind, true).await;
                     return Ok(Deleted::Gone(object));
                 }
             }
@@ -484,7 +508,7 @@ impl Core {
                 Vec::new()
             }
         };
-        if w.part != Part::Whole || kind.custom {
+        if !matches!(w.part, Part::Whole) || kind.custom {
             shape::default(value, &kind.schema);
         }
         if let Value::Object(map) = value {
@@ -532,10 +556,18 @@ impl Core {
                 ));
             }
         }
-        if w.part != Part::Whole
-            && let Some(validate) = kind.validate
-        {
-            validate(value, old, &mut causes);
+        if !matches!(w.part, Part::Whole) {
+            if !kind.custom {
+                limits::check(value, &kind.schema, &mut causes);
+            }
+            let validate = match w.part {
+                Part::Status => kind.special.validate_status,
+                Part::Sub(part) => Some(part.validate),
+                Part::Main | Part::Whole => kind.validate,
+            };
+            if let Some(validate) = validate {
+                validate(value, old, &mut causes);
+            }
         }
         if causes.is_empty() {
             return Ok(());
@@ -607,10 +639,10 @@ impl From<Status> for Lost {
     }
 }
 
-/// `current` with the status of `value`; gateways also report labels and annotations of their Node that way.
+/// `current` with the status of `value`; whoever writes the status of a built-in kind also writes labels and annotations.
 fn with_status_of(current: &Value, mut value: Value, kind: &KindSpec) -> Value {
     let mut out = current.clone();
-    let reported = kind.status == StatusPart::ApartAfterCreate;
+    let reported = !kind.custom;
     if let (Value::Object(map), Value::Object(new)) = (&mut out, &mut value) {
         match new.remove("status") {
             Some(s) => map.insert("status".to_owned(), s),
@@ -636,7 +668,7 @@ fn check_namespace(value: &Value, kind: &KindSpec, namespace: &str) -> Result<()
 fn check_identity(value: &Value, current: &Value, w: &Writing<'_>, name: &str) -> Result<(), Status> {
     let kind = w.kind;
     let said = meta::text(value, "name");
-    if said != name && w.part != Part::Whole {
+    if said != name && !matches!(w.part, Part::Whole) {
         return Err(Status::bad_request(format!(
             "the name of the object ({said}) does not match the name on the URL ({name})"
         )));
@@ -693,6 +725,15 @@ fn check_preconditions(
     Ok(())
 }
 
+/// What becomes of what the object owns: as asked, as the object says, as usual for its kind.
+fn propagation_of(object: &Value, kind: &KindSpec, asked: Option<Propagation>) -> Option<Propagation> {
+    let says = || meta::finalizers(object).iter().any(|f| f == ORPHAN || f == FOREGROUND);
+    match asked {
+        None if kind.special.orphans && !says() && !meta::is_terminating(object) => Some(Propagation::Orphan),
+        asked => asked,
+    }
+}
+
 /// Makes the finalizers say what becomes of what the object owns. Whether they changed.
 fn set_propagation(object: &mut Value, asked: Option<Propagation>) -> Result<bool, Status> {
     let Some(asked) = asked else { return Ok(false) };
@@ -719,24 +760,66 @@ fn set_propagation(object: &mut Value, asked: Option<Propagation>) -> Result<boo
     Ok(true)
 }
 
-/// Marks an object as going.
-fn mark(object: &mut Value, kind: &KindSpec) -> Result<(), Status> {
+/// Marks an object as going, if anything will see the mark. Whether it changed. One that is marked can only be given less time.
+fn mark(object: &mut Value, kind: &KindSpec, asked: Option<i64>) -> Result<bool, Status> {
+    let now = daemon::clock::wall_ms();
+    let after = |from: u64, seconds: i64| {
+        let ms = u64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
+        meta::timestamp(from.saturating_add(ms))
+    };
+    let (at, grace) = match kind.deletion {
+        _ if meta::is_terminating(object) => {
+            let left = grace_left(object);
+            let Some(less) = asked.map(|s| s.max(0)).filter(|s| *s < left) else {
+                return Ok(false);
+            };
+            let end = meta::text(object, "deletionTimestamp").parse::<jiff::Timestamp>();
+            let begun = end.map_or(now, |t| u64::try_from(t.as_millisecond() - left * 1000).unwrap_or(now));
+            (after(begun, less), less)
+        }
+        Deletion::Graceful(period) => {
+            let seconds = period(object, asked);
+            (after(now, seconds), seconds)
+        }
+        Deletion::Plain if meta::finalizers(object).is_empty() => return Ok(false),
+        _ => (after(now, 0), 0),
+    };
+    let first = !meta::is_terminating(object);
     let next = meta::generation(object) + 1;
     let m = meta::of_mut(object)?;
-    m.insert("deletionTimestamp".to_owned(), meta::now().into());
-    if kind.deletion != Deletion::EmptiesNamespace {
-        m.insert("deletionGracePeriodSeconds".to_owned(), 0.into());
+    m.insert("deletionTimestamp".to_owned(), at.into());
+    if !matches!(kind.deletion, Deletion::EmptiesNamespace) {
+        m.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
     }
-    if kind.generation {
+    if kind.generation && first {
         m.insert("generation".to_owned(), next.into());
     }
-    if kind.deletion == Deletion::EmptiesNamespace
+    if matches!(kind.deletion, Deletion::EmptiesNamespace)
         && let Value::Object(map) = object
         && let Value::Object(status) = map.entry("status").or_insert_with(|| serde_json::json!({}))
     {
         status.insert("phase".to_owned(), "Terminating".into());
     }
-    Ok(())
+    Ok(true)
+}
+
+/// How many seconds a marked object was given to end.
+fn grace_left(object: &Value) -> i64 {
+    meta::of(object)
+        .and_then(|m| m.get("deletionGracePeriodSeconds"))
+        .and_then(Value::as_i64)
+        .unwrap_or(0)
+}
+
+/// What the kind has to tell its writer.
+fn warnings_of(w: &Writing<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut out = Vec::new();
+    if matches!(w.part, Part::Main)
+        && let Some(warn) = w.kind.special.warn
+    {
+        warn(new, old, &mut out);
+    }
+    out
 }
 
 /// Parses what the store holds.

@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::shared::{count, default_to, part};
 use super::{computed, fields, row, text};
-use crate::api::kinds::{Deletion, KindSpec, StatusPart};
+use crate::api::connect;
+use crate::api::kinds::{Deletion, KindSpec, Special, StatusPart};
 use crate::api::names::NameRule;
 use crate::api::status::Cause;
 use crate::api::table::Column;
@@ -71,7 +72,11 @@ fn node() -> KindSpec {
             )
             .wide(),
         ],
-        fields: fields(&["spec.unschedulable"]),
+        fields: fields(&["spec.unschedulable=false"]),
+        special: Special {
+            connects: connect::OF_NODES,
+            ..Special::default()
+        },
         ..row("", "core", "Node", &["no"])
     }
 }

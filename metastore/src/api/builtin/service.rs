@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::shared::default_to;
 use super::{computed, row, text};
-use crate::api::kinds::{KindSpec, StatusPart};
+use crate::api::connect;
+use crate::api::kinds::{KindSpec, Special, StatusPart};
 use crate::api::names::NameRule;
 use crate::api::status::Cause;
 use crate::api::table::Column;
@@ -21,6 +22,11 @@ fn service() -> KindSpec {
         status: StatusPart::ApartAfterCreate,
         prepare: Some(prepare_service),
         validate: Some(validate_service),
+        special: Special {
+            connects: connect::OF_SERVICES,
+            returns_deleted: true,
+            ..Special::default()
+        },
         columns: vec![
             Column::name(),
             text("Type", "How the service is reached.", ".spec.type"),

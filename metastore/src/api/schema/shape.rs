@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Additional, Schema, Type};
+use super::{Additional, Schema, Type, quantity};
 
 /// How many unknown fields are named in a message; the rest are counted by nobody.
 const MAX_UNKNOWN: usize = 100;
@@ -106,7 +106,8 @@ fn takes_null(schema: &Schema) -> bool {
     schema.nullable || (schema.ty.is_none() && schema.preserve && !schema.int_or_string)
 }
 
-/// Drops nulls anywhere in a value that the schema does not describe as nullable: built-in kinds have no nulls on the wire.
+/// Drops nulls anywhere in a value that the schema does not describe as nullable, and zeros that say no more than nothing: built-in kinds have
+/// neither on the wire. Quantities get their one spelling.
 pub(crate) fn drop_nulls(value: &mut Value, schema: &Schema) {
     match value {
         Value::Object(map) => {
@@ -119,6 +120,8 @@ pub(crate) fn drop_nulls(value: &mut Value, schema: &Schema) {
                             return false;
                         }
                         *member = Value::String(String::new());
+                    } else if s.omit && is_zero(member, s) {
+                        return false;
                     }
                     drop_nulls(member, s);
                     true
@@ -133,7 +136,28 @@ pub(crate) fn drop_nulls(value: &mut Value, schema: &Schema) {
                 }
             }
         }
+        Value::String(_) | Value::Number(_) if is_quantity(schema) => {
+            if let Some(text) = quantity::canonical(value) {
+                *value = Value::String(text);
+            }
+        }
         _ => {}
+    }
+}
+
+fn is_quantity(schema: &Schema) -> bool {
+    schema.int_or_string && schema.format.as_deref() == Some(quantity::FORMAT)
+}
+
+/// Whether a value is the zero of its type.
+fn is_zero(value: &Value, schema: &Schema) -> bool {
+    match (schema.ty, value) {
+        (Some(Type::Boolean), Value::Bool(b)) => !b,
+        (Some(Type::Integer | Type::Number), Value::Number(n)) => n.as_i64() == Some(0),
+        (Some(Type::String), Value::String(s)) => s.is_empty(),
+        (Some(Type::Array), Value::Array(a)) => a.is_empty(),
+        (Some(Type::Object), Value::Object(o)) => o.is_empty(),
+        _ => false,
     }
 }
 
@@ -148,6 +172,9 @@ fn find_mistyped(value: &Value, schema: &Schema, path: &mut String) -> Option<(S
     let wanted = match (schema.ty, value) {
         (_, Value::Null) | (None, _) if !schema.int_or_string => None,
         (_, Value::Null) => None,
+        (None, Value::Number(_) | Value::String(_)) if is_quantity(schema) => {
+            quantity::canonical(value).is_none().then_some("quantity")
+        }
         (None, Value::Number(_) | Value::String(_)) => None,
         (None, _) => Some("int or string"),
         (Some(Type::Object), Value::Object(_))

@@ -1,11 +1,14 @@
 //! The form of `types.txt`: our table of built-in types, read into [`Declaration`]s for whoever needs them: schemas, and the protobuf reader.
 //!
-//! A line at the margin names a type; an indented line is a field of it: `name[!][?][@NUMBER] TYPE [retainKeys] [=default]`, `!` for required,
-//! `?` where zero and absent differ, the number in the protobuf form. A field named `+` is another type whose fields are this one's own.
+//! A line at the margin names a type; an indented line is a field of it: `name[!][?][*][@NUMBER] TYPE [WORD ...] [=default]`, `!` for required,
+//! `?` where zero and absent differ, `*` for a part that is on the wire even when nothing was said, the number in the protobuf form. A WORD is
+//! `retainKeys` or a [`Limit`] of the value (`in(A,B)`, `min(0)`, `port`). A field named `+` is another type whose fields are this one's own.
 //! TYPE is a scalar (`string bool int32 int64 number date microtime quantity intstr bytes any`), `{T}` for a map, `{T}atomic` for one that is replaced whole, `[T]` for a list that is
 //! replaced whole, `[T]set` for a set, `[T]key(a,b)` for a list of objects merged by those keys, or the name of a type that stands
 //! earlier in the file. After a type's name: `kind` where `apiVersion`, `kind` and `metadata` come by themselves, `atomic` where its
 //! fields have one owner.
+
+use super::limits::Limit;
 
 /// The table.
 pub(crate) const TABLE: &str = include_str!("types.txt");
@@ -31,9 +34,12 @@ pub(crate) struct Field {
     pub(crate) required: bool,
     /// Zero and absent differ.
     pub(crate) optional: bool,
+    /// Written even when nothing was said.
+    pub(crate) always: bool,
     pub(crate) kind: Kind,
     pub(crate) default: Option<&'static str>,
     pub(crate) retain_keys: bool,
+    pub(crate) limits: Vec<Limit>,
     pub(crate) note: Option<&'static str>,
 }
 
@@ -99,27 +105,38 @@ pub(crate) fn read(table: &'static str) -> Result<Vec<Declaration>, String> {
 
 fn field(code: &'static str, note: Option<&'static str>) -> Result<Field, String> {
     let (name, rest) = code.split_once(' ').ok_or("a field needs a type")?;
-    let (kind, default) = match rest.split_once('=') {
-        Some((kind, default)) => (kind.trim(), Some(default.trim())),
-        None => (rest.trim(), None),
+    let (rest, default) = match rest.split_once(" =") {
+        Some((rest, default)) => (rest, Some(default.trim())),
+        None => (rest, None),
     };
-    let (kind, retain_keys) = kind
-        .strip_suffix(" retainKeys")
-        .map_or((kind, false), |k| (k.trim(), true));
+    let mut words = rest.split_whitespace();
+    let kind = parse(words.next().ok_or("a field needs a type")?)?;
+    let (mut retain_keys, mut limits) = (false, Vec::new());
+    for word in words {
+        if word == "retainKeys" {
+            retain_keys = true;
+        } else {
+            limits.push(Limit::parse(word).ok_or_else(|| format!("unknown word {word}"))?);
+        }
+    }
     let (name, number) = match name.split_once('@') {
         Some((name, number)) => (name, Some(number.parse().map_err(|_| "a number follows @")?)),
         None => (name, None),
     };
-    let (name, optional) = name.strip_suffix('?').map_or((name, false), |n| (n, true));
-    let (name, required) = name.strip_suffix('!').map_or((name, false), |n| (n, true));
+    let flag = |name: &'static str, mark: char| name.strip_suffix(mark).map_or((name, false), |n| (n, true));
+    let (name, always) = flag(name, '*');
+    let (name, optional) = flag(name, '?');
+    let (name, required) = flag(name, '!');
     Ok(Field {
         name,
         number,
         required,
         optional,
-        kind: parse(kind)?,
+        always,
+        kind,
         default,
         retain_keys,
+        limits,
         note,
     })
 }
@@ -163,13 +180,14 @@ mod tests {
         assert!(read("T strange\n").unwrap_err().contains("unknown word"));
         assert!(read("T\n  f@x string\n").unwrap_err().contains("number"));
         assert!(read("T\n  f [string]odd\n").unwrap_err().contains("line 2"));
+        assert!(read("T\n  f string odd\n").unwrap_err().contains("unknown word odd"));
     }
 
     #[test]
     fn fields_carry_what_they_say() {
-        let all = read("T kind # note\n  a!?@3 [string]key(x,y) retainKeys ={\"b\":1} # doc\n").unwrap();
+        let all = read("T kind # note\n  a!?*@3 [string]key(x,y) retainKeys must ={\"b\":1} # doc\n").unwrap();
         let f = &all[0].fields[0];
-        assert!(all[0].object && f.required && f.optional && f.retain_keys);
+        assert!(all[0].object && f.required && f.optional && f.always && f.retain_keys && f.limits.len() == 1);
         assert_eq!(
             (f.name, f.number, f.default, f.note),
             ("a", Some(3), Some("{\"b\":1}"), Some("doc"))

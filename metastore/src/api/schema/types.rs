@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
+use serde_json::{Value, json};
+
 use super::table::{self, Declaration, Field, Kind};
-use super::{Additional, ListType, Schema, Type};
+use super::{Additional, ListType, Schema, Type, quantity};
 
 type Types = BTreeMap<&'static str, Arc<Schema>>;
+/// By name, and by whether a zero is left out.
+type Scalars = BTreeMap<(&'static str, bool), Arc<Schema>>;
 
 static TYPES: LazyLock<Types> =
     LazyLock::new(|| read(table::TABLE).expect("the table of built-in types is read by a test"));
@@ -70,7 +74,7 @@ fn public_name(short: &str) -> String {
 
 fn read(text: &'static str) -> Result<Types, String> {
     let mut done = Types::new();
-    let mut scalars = Types::new();
+    let mut scalars = Scalars::new();
     for declaration in table::read(text)? {
         let schema = schema(&declaration, &done, &mut scalars).map_err(|e| format!("{}: {e}", declaration.name))?;
         done.insert(declaration.name, Arc::new(schema));
@@ -78,7 +82,7 @@ fn read(text: &'static str) -> Result<Types, String> {
     Ok(done)
 }
 
-fn schema(declaration: &Declaration, done: &Types, scalars: &mut Types) -> Result<Schema, String> {
+fn schema(declaration: &Declaration, done: &Types, scalars: &mut Scalars) -> Result<Schema, String> {
     let mut out = Schema {
         name: Some(public_name(declaration.name).into()),
         description: declaration.note.map(Into::into),
@@ -91,6 +95,7 @@ fn schema(declaration: &Declaration, done: &Types, scalars: &mut Types) -> Resul
     }
     for field in &declaration.fields {
         let schema = member(field, done, scalars)?;
+        out.limited |= schema.limited;
         if field.name == "+" {
             for (name, inner) in &schema.properties {
                 out.properties.insert(name.clone(), inner.clone());
@@ -105,17 +110,23 @@ fn schema(declaration: &Declaration, done: &Types, scalars: &mut Types) -> Resul
     Ok(out)
 }
 
-fn member(field: &Field, done: &Types, scalars: &mut Types) -> Result<Arc<Schema>, String> {
-    let schema = of(&field.kind, done, scalars)?;
-    if field.default.is_none() && !field.retain_keys && field.note.is_none() {
+fn member(field: &Field, done: &Types, scalars: &mut Scalars) -> Result<Arc<Schema>, String> {
+    let omit = !field.required && !field.optional && !field.always;
+    let schema = of(&field.kind, omit, done, scalars)?;
+    let default = match field.default {
+        Some(text) => Some(serde_json::from_str(text).map_err(|e| e.to_string())?),
+        None if field.always => Some(nothing(&field.kind)),
+        None if field.required && !field.optional => zero(&field.kind),
+        None => None,
+    };
+    if default.is_none() && !field.retain_keys && field.note.is_none() && field.limits.is_empty() {
         return Ok(schema);
     }
     let mut own = (*schema).clone();
-    own.default = field
-        .default
-        .map(serde_json::from_str)
-        .transpose()
-        .map_err(|e| e.to_string())?;
+    own.nullable |= field.always && field.default.is_none() && default == Some(Value::Null);
+    own.default = default;
+    own.limits = field.limits.clone().into();
+    own.limited |= !own.limits.is_empty();
     own.retain_keys = field.retain_keys;
     if let Some(items) = own.items.as_ref().filter(|_| field.retain_keys) {
         let mut inner = (**items).clone();
@@ -128,34 +139,65 @@ fn member(field: &Field, done: &Types, scalars: &mut Types) -> Result<Arc<Schema
     Ok(Arc::new(own))
 }
 
-fn of(kind: &Kind, done: &Types, scalars: &mut Types) -> Result<Arc<Schema>, String> {
+/// What stands where a required value is not given: the reference encoder writes the zero of its type.
+fn zero(kind: &Kind) -> Option<Value> {
+    match kind {
+        Kind::Scalar("string") => Some(json!("")),
+        Kind::Scalar("bool") => Some(json!(false)),
+        Kind::Scalar("int32" | "int64") => Some(json!(0)),
+        _ => None,
+    }
+}
+
+/// What is written of a part of which nothing was said.
+fn nothing(kind: &Kind) -> Value {
+    match kind {
+        Kind::Scalar("quantity") => json!("0"),
+        Kind::Scalar("intstr") => json!(0),
+        Kind::Scalar(_) => Value::Null,
+        _ => json!({}),
+    }
+}
+
+fn of(kind: &Kind, omit: bool, done: &Types, scalars: &mut Scalars) -> Result<Arc<Schema>, String> {
     let list = |inner: Arc<Schema>, list: ListType| {
         Arc::new(Schema {
+            limited: inner.limited,
             items: Some(inner),
             list,
+            omit,
             ..Schema::of(Type::Array)
         })
     };
     Ok(match kind {
-        Kind::Scalar(name) => scalars.entry(name).or_insert_with(|| Arc::new(scalar(name))).clone(),
+        Kind::Scalar(name) => scalars
+            .entry((name, omit))
+            .or_insert_with(|| Arc::new(scalar(name, omit)))
+            .clone(),
         Kind::Named(name) => done.get(name).cloned().ok_or_else(|| format!("unknown type {name}"))?,
-        Kind::Map(inner) | Kind::Whole(inner) => Arc::new(Schema {
-            additional: Additional::Of(of(inner, done, scalars)?),
-            atomic: matches!(kind, Kind::Whole(_)),
-            ..Schema::of(Type::Object)
-        }),
-        Kind::List(inner) => list(of(inner, done, scalars)?, ListType::Atomic),
-        Kind::Set(inner) => list(of(inner, done, scalars)?, ListType::Set),
+        Kind::Map(inner) | Kind::Whole(inner) => {
+            let inner = of(inner, false, done, scalars)?;
+            Arc::new(Schema {
+                limited: inner.limited,
+                additional: Additional::Of(inner),
+                atomic: matches!(kind, Kind::Whole(_)),
+                omit,
+                ..Schema::of(Type::Object)
+            })
+        }
+        Kind::List(inner) => list(of(inner, false, done, scalars)?, ListType::Atomic),
+        Kind::Set(inner) => list(of(inner, false, done, scalars)?, ListType::Set),
         Kind::Keyed(inner, keys) => {
             let keys = keys.iter().map(|k| (*k).to_owned()).collect();
-            list(of(inner, done, scalars)?, ListType::Map(keys))
+            list(of(inner, false, done, scalars)?, ListType::Map(keys))
         }
     })
 }
 
-fn scalar(name: &str) -> Schema {
+fn scalar(name: &str, omit: bool) -> Schema {
     let of = |ty: Type, format: Option<&str>| Schema {
         format: format.map(Into::into),
+        omit,
         ..Schema::of(ty)
     };
     match name {
@@ -168,6 +210,7 @@ fn scalar(name: &str) -> Schema {
         "any" => Schema::anything(),
         "intstr" | "quantity" => Schema {
             int_or_string: true,
+            format: (name == "quantity").then(|| quantity::FORMAT.into()),
             ..Schema::default()
         },
         _ => of(Type::String, None),

@@ -1,0 +1,177 @@
+//! Subresources that lead to a running program: logs, exec, attach, port-forward, proxies. Here stand their rules; the way to the program is a
+//! [`Connector`] that the daemon gives, and without one the answer says so. Never opens a connection itself.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Response, StatusCode, header};
+use serde_json::Value;
+
+use super::body::ApiBody;
+use super::kinds::{Connects, KindSpec};
+use super::server::{Call, Core, text_response};
+use super::status::Status;
+use super::write::parse;
+use crate::store::ObjectKey;
+
+const STREAMED: &[&str] = &["create", "get"];
+const PROXIED: &[&str] = &["create", "delete", "get", "patch", "update"];
+
+/// Those of Pods.
+pub(crate) const OF_PODS: &[Connects] = &[
+    connects("attach", "PodAttachOptions", STREAMED),
+    connects("exec", "PodExecOptions", STREAMED),
+    connects("log", "Pod", &["get"]),
+    connects("portforward", "PodPortForwardOptions", STREAMED),
+    connects("proxy", "PodProxyOptions", PROXIED),
+];
+/// Those of Services.
+pub(crate) const OF_SERVICES: &[Connects] = &[connects("proxy", "ServiceProxyOptions", PROXIED)];
+/// Those of Nodes.
+pub(crate) const OF_NODES: &[Connects] = &[connects("proxy", "NodeProxyOptions", PROXIED)];
+
+const fn connects(name: &'static str, kind: &'static str, verbs: &'static [&'static str]) -> Connects {
+    Connects { name, kind, verbs }
+}
+
+/// A request that wants to reach the program behind an object. It was authorized, and its options go together with the object.
+#[derive(Debug)]
+pub struct Connect {
+    /// The row of the object.
+    pub kind: Arc<KindSpec>,
+    /// The object.
+    pub object: Value,
+    /// `log`, `exec`, `attach`, `portforward` or `proxy`.
+    pub subresource: String,
+    /// What follows `proxy` in the path, without the slash at its beginning.
+    pub path: String,
+    /// The container that is meant, where containers are.
+    pub container: Option<String>,
+    /// The request; its extensions carry what upgrades the connection.
+    pub parts: Parts,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// The answer of a [`Connector`], once there is one.
+pub type Connected = Pin<Box<dyn Future<Output = Result<Response<ApiBody>, Status>> + Send>>;
+
+/// Reaches running programs.
+pub trait Connector: Send + Sync {
+    /// Answers a request on a program: with a stream, an upgraded connection, or a refusal.
+    fn connect(&self, to: Connect) -> Connected;
+}
+
+impl Core {
+    /// Any method on a subresource that leads to a program.
+    pub(crate) async fn connect(&self, call: Call, path: String, body: Bytes) -> Result<Response<ApiBody>, Status> {
+        let Call {
+            kind,
+            namespace,
+            name,
+            subresource,
+            query,
+            parts,
+            ..
+        } = call;
+        let name = name.unwrap_or_default();
+        let Some(stored) = self.read(&kind.key(namespace.as_deref().unwrap_or_default(), &name))? else {
+            return Err(Status::not_found(&kind.group, &kind.plural, &name));
+        };
+        let mut object = parse(&stored)?;
+        kind.show(&mut object);
+        let mut container = None;
+        if &*kind.plural == "pods" {
+            if matches!(subresource.as_str(), "log" | "exec" | "attach") {
+                container = Some(container_of(
+                    &object,
+                    query.get("container").unwrap_or_default(),
+                    &name,
+                )?);
+            }
+            let node = object
+                .pointer("/spec/nodeName")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            match subresource.as_str() {
+                "log" if node.is_empty() => return Ok(text_response(StatusCode::OK, "")),
+                _ if node.is_empty() => {
+                    return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
+                }
+                _ => {}
+            }
+            if self.read(&ObjectKey::new("", "nodes", "", node))?.is_none() {
+                return Err(Status::not_found("", "pods", node));
+            }
+            if matches!(subresource.as_str(), "exec" | "attach" | "portforward")
+                && !parts.headers.contains_key(header::UPGRADE)
+                && parts.method != Method::CONNECT
+            {
+                return Err(Status::bad_request("Upgrade request required"));
+            }
+        }
+        let Some(connector) = &self.connector else {
+            return Err(unreachable(&kind, &name, &subresource));
+        };
+        let to = Connect {
+            kind,
+            object,
+            subresource,
+            path,
+            container,
+            parts,
+            body,
+        };
+        connector.connect(to).await
+    }
+}
+
+/// What a client is told where nothing runs programs: a service without a program behind it is not available, and a node does not answer.
+fn unreachable(kind: &KindSpec, name: &str, subresource: &str) -> Status {
+    let why = format!(
+        "no program behind {} {name:?} can be reached: this server runs without a connection to where {}/{subresource} leads",
+        kind.kind, kind.plural
+    );
+    if &*kind.plural == "services" {
+        Status::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", why)
+    } else {
+        Status::new(StatusCode::INTERNAL_SERVER_ERROR, "", why)
+    }
+}
+
+/// The container that a request means: the one it names, or the only one, or the one that the pod says.
+fn container_of(pod: &Value, asked: &str, name: &str) -> Result<String, Status> {
+    let names = |list: &str| {
+        pod.pointer(&format!("/spec/{list}"))
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|c| c.get("name").and_then(Value::as_str))
+            .collect::<Vec<_>>()
+    };
+    let containers = names("containers");
+    let all = [
+        containers.clone(),
+        names("initContainers"),
+        names("ephemeralContainers"),
+    ]
+    .concat();
+    if asked.is_empty() {
+        return match containers.as_slice() {
+            [one] => Ok((*one).to_owned()),
+            _ => Err(Status::bad_request(format!(
+                "a container name must be specified for pod {name}, choose one of: [{}]",
+                containers.join(" ")
+            ))),
+        };
+    }
+    if !all.contains(&asked) {
+        return Err(Status::bad_request(format!(
+            "container {asked} is not valid for pod {name}"
+        )));
+    }
+    Ok(asked.to_owned())
+}

@@ -597,14 +597,15 @@ impl Core {
         if reads && leads.is_none() {
             return self.read_request(call).await;
         }
-        let _place = self.budget.write().await?;
-        let (body, _long) = codec::read(body, &self.budget).await?;
         if let Some(leads) = leads {
             if !leads.verbs.contains(&verb) {
                 return Err(Status::method_not_allowed());
             }
+            let (body, _long) = codec::read(body, &self.budget).await?;
             return Box::pin(self.connect(call, target.tail, body)).await;
         }
+        let _place = self.budget.write().await?;
+        let (body, _long) = codec::read(body, &self.budget).await?;
         Box::pin(self.write_request(call, body)).await
     }
 }

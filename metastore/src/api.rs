@@ -5,14 +5,16 @@
 //! beyond the table is an [`Admission`] given by the daemon. Called by the daemons (over TLS, over tunnels, in process as a tower service) and by
 //! their controllers through [`ApiServer::apply_internal`] and its sisters.
 //!
-//! How a request goes: `request` reads path, query and accepted forms; `auth` decides; `read` and `watch` answer from stored bytes;
-//! `verbs` reads bodies and ends in `write`, the one place where objects change; `apply` knows who owns which of their fields. What takes
+//! How a request goes: `request` reads path, query and accepted forms; `token` and `auth` say who asks and
+//! whether they may, by roles (`rbac`); `read` and `watch` answer from stored bytes; `verbs` reads bodies and ends in `write`, the one place where objects change; `apply` knows who owns which of their fields. What takes
 //! longer than a request (`lifecycle`, `garbage`) follows the store. Errors are [`Status`]es all the way.
 //!
 //! Invariants: a 2xx to a write follows its commit; every object stored has passed its schema; a body, a selector, a patch and a schema are
 //! bounded before they are worked on; a stored object is not encoded again to be shown in its stored form.
 
+mod accounts;
 mod apply;
+mod audit;
 mod auth;
 mod body;
 mod budget;
@@ -31,6 +33,7 @@ mod names;
 mod openapi;
 mod patch;
 mod protobuf;
+mod rbac;
 mod read;
 mod request;
 mod review;
@@ -40,14 +43,13 @@ mod serve;
 mod server;
 mod status;
 mod table;
+mod token;
 mod verbs;
 mod watch;
 mod write;
 
-pub use auth::{
-    ANONYMOUS, Admission, AdmitContext, Attributes, Authorizer, Decision, MASTERS, MastersOnly, Operation, User,
-    is_public,
-};
+pub use audit::STREAM as AUDIT_STREAM;
+pub use auth::{ANONYMOUS, Admission, AdmitContext, Attributes, Authorizer, Decision, MASTERS, Operation, User};
 pub use body::ApiBody;
 pub use builtin::builtin_kinds;
 pub use codec::MAX_BODY;
@@ -55,6 +57,7 @@ pub use connect::{Connect, Connected, Connector};
 pub use garbage::Collects;
 pub use internal::{Applied, Parts};
 pub use kinds::KindSpec;
-pub use serve::{Identify, serve, serve_stream};
+pub use serve::{Identify, Peer, serve, serve_stream};
 pub use server::{ApiServer, BuildError, Builder, OwnProgram, ResourceId, refusal};
 pub use status::{Cause, Details, Status};
+pub use token::{KeyError, TokenOptions};

@@ -5,6 +5,8 @@
 #[path = "api/support.rs"]
 mod support;
 
+#[path = "api/access.rs"]
+mod access;
 #[path = "api/apply.rs"]
 mod apply;
 #[path = "api/garbage.rs"]

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::kinds::{Deletion, KindSpec, Review, Scale, Selected, Selector, Special, StatusPart, Storage};
+use super::kinds::{Deletion, KindSpec, Scale, Selected, Selector, Special, StatusPart, Storage};
 use super::names::NameRule;
 use super::schema::types;
 use super::table::{Cell, Column, path};
 
+mod access;
 #[allow(dead_code)]
 mod checks;
 mod container_rules;
@@ -43,22 +44,13 @@ pub fn builtin_kinds() -> Vec<KindSpec> {
         rbac::kinds(),
         jobs::kinds(),
         extensions(),
-        reviews(),
+        access::kinds(),
     ]
     .concat()
 }
 
 fn extensions() -> Vec<KindSpec> {
     vec![definition()]
-}
-
-fn reviews() -> Vec<KindSpec> {
-    vec![
-        review("authorization.k8s.io", "SelfSubjectAccessReview", Review::SelfAccess),
-        review("authorization.k8s.io", "SubjectAccessReview", Review::Access),
-        review("authorization.k8s.io", "SelfSubjectRulesReview", Review::SelfRules),
-        review("authentication.k8s.io", "SelfSubjectReview", Review::SelfSubject),
-    ]
 }
 
 /// A namespaced row with Name and Age columns; `kind` must stand in the table of types under `package`.
@@ -110,15 +102,6 @@ fn row(group: &str, package: &str, kind: &str, short: &[&str]) -> KindSpec {
         actions: Vec::new(),
         deprecated: None,
         special: Special::default(),
-    }
-}
-
-fn review(group: &str, kind: &str, question: Review) -> KindSpec {
-    let package = group.split('.').next().unwrap_or(group);
-    KindSpec {
-        namespaced: false,
-        review: Some(question),
-        ..row(group, package, kind, &[])
     }
 }
 
@@ -182,6 +165,8 @@ fn definition() -> KindSpec {
     }
 }
 
+pub(crate) use access::token_request;
+
 /// The label selector of an object as text, for scale and tables.
 pub(crate) fn selector_text(selector: &Value) -> String {
     shared::label_selector_text(selector)
@@ -204,9 +189,5 @@ mod tests {
         }
         assert_eq!(pods::kinds()[0].fields.len(), 8);
         assert!(workloads::kinds()[0].scale.is_some());
-        assert_eq!(
-            &*review("authorization.k8s.io", "SelfSubjectAccessReview", Review::SelfAccess).plural,
-            "selfsubjectaccessreviews"
-        );
     }
 }

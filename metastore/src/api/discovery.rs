@@ -168,6 +168,12 @@ fn subresources(kind: &KindSpec) -> Vec<Sub<'_>> {
             ..sub("scale", "Scale", CHANGES)
         });
     }
+    if kind.gives_tokens(Some("token")) {
+        out.push(Sub {
+            of: Some(("authentication.k8s.io", "v1")),
+            ..sub("token", "TokenRequest", &["create"])
+        });
+    }
     for action in &kind.actions {
         out.push(Sub {
             of: action.of,

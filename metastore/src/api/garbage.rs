@@ -459,5 +459,6 @@ fn writing<'a>(kind: &'a Arc<KindSpec>, key: &'a ObjectKey, user: &'a User) -> W
         dry_run: false,
         strictness: Strictness::Ignore,
         owner: Owner::Nobody,
+        call: None,
     }
 }

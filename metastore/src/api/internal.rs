@@ -190,6 +190,7 @@ const fn writing<'a>(
         dry_run: false,
         strictness: Strictness::Ignore,
         owner: Owner::Nobody,
+        call: None,
     }
 }
 

@@ -120,8 +120,12 @@ pub(crate) type Validate = fn(&Value, Option<&Value>, &mut Vec<Cause>);
 pub(crate) enum Review {
     SelfAccess,
     Access,
+    /// About one namespace.
+    LocalAccess,
     SelfSubject,
     SelfRules,
+    /// Whose is a token?
+    Token,
 }
 
 /// A subresource that does one thing to its object.
@@ -295,6 +299,11 @@ impl KindSpec {
             map.insert("apiVersion".into(), api_version.into());
             map.insert("kind".into(), (&*self.kind).into());
         }
+    }
+
+    /// Whether a subresource of it is the one that gives tokens.
+    pub(crate) fn gives_tokens(&self, subresource: Option<&str>) -> bool {
+        subresource == Some("token") && self.group.is_empty() && &*self.plural == "serviceaccounts"
     }
 
     /// Whether there is a `/status`.

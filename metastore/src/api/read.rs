@@ -17,7 +17,7 @@ use super::server::{Call, Core, json_response};
 use super::status::Status;
 use super::table::{self, RowObject};
 use super::write::{encode, parse, store_status};
-use super::{builtin, meta, review};
+use super::{builtin, meta};
 use crate::store::{ListOptions, Object, ObjectKey};
 
 /// Objects are taken from the store in pages of this size where a selector may pass over many.
@@ -381,12 +381,6 @@ impl Core {
         let mut value = parse(&object)?;
         kind.show(&mut value);
         Ok((scale_of(kind, &value), value))
-    }
-
-    /// Answers a question that is not stored.
-    pub(crate) fn review(&self, call: &Call, body: Value) -> Result<Value, Status> {
-        let question = call.kind.review.ok_or_else(Status::method_not_allowed)?;
-        review::answer(question, body, &call.user, &*self.authorizer)
     }
 }
 

@@ -13,7 +13,7 @@ use super::table::RowObject;
 const MAX_URI: usize = 128 * 1024;
 
 /// Percent-decoding; invalid escapes stay as they are, invalid UTF-8 is an error. `plus`: `+` is a space.
-fn decode(text: &str, plus: bool) -> Option<Cow<'_, str>> {
+pub(crate) fn decode(text: &str, plus: bool) -> Option<Cow<'_, str>> {
     let coded = text.contains('%') || (plus && text.contains('+'));
     if !coded {
         return Some(Cow::Borrowed(text));
@@ -129,6 +129,12 @@ pub(crate) enum Route {
     Group(String),
     /// `/api/v1`, `/apis/GROUP/VERSION`
     Resources(String, String),
+    /// `/.well-known/openid-configuration`
+    Issuer,
+    /// `/openid/v1/jwks`
+    SigningKeys,
+    /// `/kurator/v1/audit`
+    Audit,
     OpenApiV2,
     OpenApiV3,
     /// `/openapi/v3/api/v1`, `/openapi/v3/apis/GROUP/VERSION`
@@ -165,6 +171,9 @@ pub(crate) fn route(path: &str) -> Route {
         ["api"] => Route::CoreVersions,
         ["apis"] => Route::Groups,
         ["apis", group] => Route::Group((*group).to_owned()),
+        [".well-known", "openid-configuration"] => Route::Issuer,
+        ["openid", "v1", "jwks"] => Route::SigningKeys,
+        ["kurator", "v1", "audit"] => Route::Audit,
         ["openapi", "v2"] => Route::OpenApiV2,
         ["openapi", "v3"] => Route::OpenApiV3,
         ["openapi", "v3", "api", version] => Route::OpenApiGroup(String::new(), (*version).to_owned()),

@@ -222,7 +222,7 @@ pub(crate) fn value_problems(value: &str) -> Vec<String> {
 /// Most bytes of a label's value, and of the part of its key that is no domain.
 const MAX_PART: usize = 63;
 
-fn check_key(key: &str) -> Result<(), String> {
+pub(crate) fn check_key(key: &str) -> Result<(), String> {
     key_problems(key).into_iter().next().map_or(Ok(()), Err)
 }
 

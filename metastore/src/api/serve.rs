@@ -5,6 +5,7 @@
 //! alone.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,17 @@ const FINISH: Duration = Duration::from_secs(5);
 /// After an accept error (out of descriptors) the listener rests, instead of spinning.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
+/// Who is at the other end of a request's connection: in its extensions, where that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// What is known of the client of a connection.
+#[derive(Clone)]
+struct Client {
+    user: User,
+    peer: Option<Peer>,
+}
+
 /// Says who a client certificate is; the chain has been verified against the listener's CA before this is asked.
 pub type Identify = Arc<dyn Fn(&CertificateDer<'_>) -> Option<User> + Send + Sync>;
 
@@ -76,11 +88,11 @@ pub async fn serve<S, B>(
                 Err(_) => return,
             },
         };
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             biased;
             () = drain.stopping() => return,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "A connection could not be accepted.");
                     tokio::time::sleep(ACCEPT_REST).await;
@@ -111,11 +123,15 @@ pub async fn serve<S, B>(
                 .and_then(<[_]>::first)
                 .and_then(|c| identify(c))
                 .unwrap_or_else(User::anonymous);
+            let client = Client {
+                user,
+                peer: Some(Peer(peer)),
+            };
             #[cfg(feature = "http2")]
             if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                return http2::serve_connection(stream, user, service, one).await;
+                return http2::serve_connection(stream, client, service, one).await;
             }
-            serve_stream(stream, user, service, one).await;
+            serve_client(stream, client, service, one).await;
         }));
     }
 }
@@ -129,7 +145,18 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let handler = service_fn(move |request| call(service.clone(), user.clone(), request));
+    serve_client(io, Client { user, peer: None }, service, drain).await;
+}
+
+async fn serve_client<I, S, B>(io: I, client: Client, service: S, drain: Drain)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let handler = service_fn(move |request| call(service.clone(), client.clone(), request));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_DEADLINE)
@@ -155,11 +182,14 @@ where
 }
 
 /// One request under the identity of its connection.
-async fn call<S, B>(mut service: S, user: User, mut request: Request<Incoming>) -> Result<Response<B>, Infallible>
+async fn call<S, B>(mut service: S, client: Client, mut request: Request<Incoming>) -> Result<Response<B>, Infallible>
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
 {
-    request.extensions_mut().insert(user);
+    request.extensions_mut().insert(client.user);
+    if let Some(peer) = client.peer {
+        request.extensions_mut().insert(peer);
+    }
     std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
     service.call(request).await
 }

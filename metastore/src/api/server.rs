@@ -13,17 +13,19 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::
 use http_body::Body;
 use serde_json::{Value, json};
 
-use super::auth::{Admission, Admissions, Attributes, Authorizer, Decision, MastersOnly, User};
+use super::auth::{Admission, Admissions, Attributes, Authority, Authorizer, User};
 use super::body::ApiBody;
 use super::budget::{self, Budget};
 use super::builtin::{DEFINITIONS, builtin_kinds};
 use super::connect::Connector;
 use super::garbage::{self, Collects};
 use super::kinds::{KindSpec, Registry};
+use super::rbac::{NoEscalation, Rbac};
 use super::request::{self, Query, ResourcePath, Route};
 use super::status::Status;
+use super::token::{KeyError, TokenOptions, Tokens};
 use super::write::{Owner, Part, Writing};
-use super::{codec, definitions, discovery, lifecycle, openapi, write};
+use super::{accounts, audit, codec, definitions, discovery, lifecycle, openapi, rbac, write};
 use crate::store::{ListOptions, Scope, Store};
 
 /// Watches open at a time in one server; each costs some kilobytes.
@@ -61,7 +63,12 @@ pub(crate) struct Core {
     /// Definitions are read again one at a time.
     reload: tokio::sync::Mutex<()>,
     pub(crate) admissions: Admissions,
-    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) authority: Authority,
+    pub(crate) tokens: Option<Tokens>,
+    /// The certificates by which clients know this server, for ServiceAccounts; PEM.
+    pub(crate) root_ca: Option<String>,
+    /// Writes of requests are noted in the audit journal.
+    pub(crate) audit: bool,
     pub(crate) collects: Collects,
     /// Creates pass as readers; whoever empties a namespace or a kind passes once as writer, and after that sees every create.
     pub(crate) gate: tokio::sync::RwLock<()>,
@@ -84,7 +91,11 @@ pub struct Builder {
     kinds: Vec<KindSpec>,
     definitions: Vec<String>,
     admissions: Admissions,
-    authorizer: Arc<dyn Authorizer>,
+    authorizer: Option<Arc<dyn Authorizer>>,
+    roles: Vec<String>,
+    tokens: Option<TokenOptions>,
+    root_ca: Option<String>,
+    audit: bool,
     collects: Collects,
     drain: Drain,
     node: Option<String>,
@@ -110,6 +121,9 @@ pub enum BuildError {
     /// The store does not work.
     #[error("the store: {0}")]
     Store(Status),
+    /// The keys that tokens are signed with.
+    #[error("the keys of ServiceAccounts' tokens: {0}")]
+    Keys(#[from] KeyError),
 }
 
 impl Builder {
@@ -134,10 +148,39 @@ impl Builder {
         self
     }
 
-    /// Who may do what; [`MastersOnly`] when not called.
+    /// Who decides before the roles are asked.
     #[must_use]
     pub fn authorizer(mut self, authorizer: Arc<dyn Authorizer>) -> Self {
-        self.authorizer = authorizer;
+        self.authorizer = Some(authorizer);
+        self
+    }
+
+    /// Default roles and bindings beside the standard ones, as text of the form of their table (`rbac/policy.txt`).
+    #[must_use]
+    pub fn roles(mut self, table: &str) -> Self {
+        self.roles.push(table.to_owned());
+        self
+    }
+
+    /// Takes and makes bearer tokens; without, a request that shows one is refused.
+    #[must_use]
+    pub fn tokens(mut self, options: TokenOptions) -> Self {
+        self.tokens = Some(options);
+        self
+    }
+
+    /// The certificates (PEM) by which clients know this server: given to ServiceAccounts with their tokens, and to namespaces that use them
+    /// as the ConfigMap `kube-root-ca.crt`.
+    #[must_use]
+    pub fn root_ca(mut self, pem: impl Into<String>) -> Self {
+        self.root_ca = Some(pem.into());
+        self
+    }
+
+    /// Whether writes of requests are noted in the journal stream [`AUDIT_STREAM`](super::AUDIT_STREAM); true when not called.
+    #[must_use]
+    pub const fn audit(mut self, yes: bool) -> Self {
+        self.audit = yes;
         self
     }
 
@@ -189,15 +232,21 @@ impl Builder {
     /// Installs what must be there and returns the server.
     ///
     /// # Errors
-    /// A wrong definition, or a store that cannot be read or written.
-    pub async fn build(self) -> Result<ApiServer, BuildError> {
+    /// A wrong definition, keys that cannot be read or made, or a store that cannot be read or written.
+    pub async fn build(mut self) -> Result<ApiServer, BuildError> {
+        let rbac = Rbac::new(self.store.clone()).map_err(BuildError::Store)?;
+        let authority = Authority::new(self.authorizer, Arc::new(rbac));
+        self.admissions.0.insert(0, Arc::new(NoEscalation(authority.clone())));
         let core = Arc::new(Core {
             store: self.store,
             base: self.kinds.into_iter().map(Arc::new).collect(),
             registry: RwLock::default(),
             reload: tokio::sync::Mutex::new(()),
             admissions: self.admissions,
-            authorizer: self.authorizer,
+            authority,
+            tokens: self.tokens.map(Tokens::new).transpose()?,
+            root_ca: self.root_ca,
+            audit: self.audit,
             collects: self.collects,
             gate: tokio::sync::RwLock::new(()),
             watches: Arc::new(tokio::sync::Semaphore::new(MAX_WATCHES)),
@@ -222,8 +271,11 @@ impl Builder {
         for text in &self.definitions {
             install(&server, text).await?;
         }
+        rbac::install(&server, &self.roles).await.map_err(BuildError::Store)?;
+        rbac::gather(&server);
         lifecycle::resume(&server.core).map_err(BuildError::Store)?;
         garbage::start(&server.core);
+        accounts::start(&server.core);
         Ok(server)
     }
 }
@@ -292,7 +344,11 @@ impl ApiServer {
             kinds: builtin_kinds(),
             definitions: Vec::new(),
             admissions: Admissions::default(),
-            authorizer: Arc::new(MastersOnly),
+            authorizer: None,
+            roles: Vec::new(),
+            tokens: None,
+            root_ca: None,
+            audit: true,
             collects: Arc::new(|_| true),
             drain: Drain::new(),
             node: None,
@@ -310,6 +366,42 @@ impl ApiServer {
     /// The row of a resource in its preferred version, if it is served.
     pub fn kind(&self, group: &str, resource: &str) -> Option<Arc<KindSpec>> {
         self.core.registry().preferred(group, resource).cloned()
+    }
+
+    /// Who makes a request: whom the listener's owner put into its extensions, else whom its bearer token names, else nobody known. The
+    /// header of the token is removed. [`Self::handle`] does the same; this is for paths that the daemon answers itself.
+    ///
+    /// # Errors
+    /// 401 for a token that is no good.
+    pub fn authenticate<B>(&self, request: &mut Request<B>) -> Result<User, Status> {
+        let mut headers = std::mem::take(request.headers_mut());
+        let user = self.core.authenticate(&mut headers, request.extensions_mut());
+        *request.headers_mut() = headers;
+        user
+    }
+
+    /// Whom a request acts for: the asker, or whom its `Impersonate-` headers name.
+    ///
+    /// # Errors
+    /// 403 when the asker may not, 400 for headers that make no sense.
+    pub fn acting(&self, asker: User, headers: &http::HeaderMap) -> Result<User, Status> {
+        Ok(self.core.authority.acting(&asker, headers)?.unwrap_or(asker))
+    }
+
+    /// Refuses what a user may not do.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn check(&self, user: &User, attributes: &Attributes<'_>) -> Result<(), Status> {
+        self.core.authority.check(user, attributes)
+    }
+
+    /// A page of the audit journal, as the path `/kurator/v1/audit` answers with it; `query` as there.
+    ///
+    /// # Errors
+    /// A query that is none, or a store that cannot be read.
+    pub fn audit_page(&self, query: Option<&str>) -> Result<Value, Status> {
+        audit::page(&self.core.store, &Query::parse(query)?)
     }
 
     /// Answers one request.
@@ -439,36 +531,35 @@ impl Core {
         }
     }
 
-    async fn answer<B>(self: &Arc<Self>, parts: Parts, body: B) -> Result<Response<ApiBody>, Status>
+    async fn answer<B>(self: &Arc<Self>, mut parts: Parts, body: B) -> Result<Response<ApiBody>, Status>
     where
         B: Body<Data = Bytes> + Send,
     {
+        let asker = self.authenticate(&mut parts.headers, &mut parts.extensions)?;
         let query = Query::parse(parts.uri.query())?;
-        let user = parts
-            .extensions
-            .get::<User>()
-            .cloned()
-            .unwrap_or_else(User::anonymous)
-            .acting(&parts.headers)?;
+        let acting = self.authority.acting(&asker, &parts.headers)?;
         let path = parts.uri.path();
         match request::route(path) {
-            Route::Resource(target) => self.answer_resource(target, user, query, parts, body).await,
+            Route::Resource(target) => {
+                let by = By { asker, acting };
+                self.answer_resource(target, by, query, parts, body).await
+            }
             route => {
                 let attributes = Attributes {
                     verb: &parts.method.as_str().to_ascii_lowercase(),
                     path,
                     ..Attributes::default()
                 };
-                self.authorize(&user, &attributes)?;
+                self.authority.check(acting.as_ref().unwrap_or(&asker), &attributes)?;
                 if !matches!(parts.method, Method::GET | Method::HEAD) {
                     return Err(Status::method_not_allowed());
                 }
-                self.answer_path(&route, &parts)
+                self.answer_path(&route, &query, &parts)
             }
         }
     }
 
-    fn answer_path(&self, route: &Route, parts: &Parts) -> Result<Response<ApiBody>, Status> {
+    fn answer_path(&self, route: &Route, query: &Query, parts: &Parts) -> Result<Response<ApiBody>, Status> {
         let registry = self.registry();
         Ok(match route {
             Route::Root => json_response(StatusCode::OK, discovery::root(&registry).to_string()),
@@ -482,48 +573,18 @@ impl Core {
             Route::CoreVersions | Route::Groups | Route::Group(_) | Route::Resources(..) => {
                 return discovery::answer(&registry, route, parts);
             }
-            Route::Resource(_) | Route::Unknown => text_response(StatusCode::NOT_FOUND, "404 page not found\n"),
+            Route::Audit => json_response(StatusCode::OK, audit::page(&self.store, query)?.to_string()),
+            Route::Issuer | Route::SigningKeys if self.tokens.is_some() => self.token_documents(route),
+            Route::Issuer | Route::SigningKeys | Route::Resource(_) | Route::Unknown => {
+                text_response(StatusCode::NOT_FOUND, "404 page not found\n")
+            }
         })
-    }
-
-    /// Refuses what the user may not do.
-    pub(crate) fn authorize(&self, user: &User, attributes: &Attributes<'_>) -> Result<(), Status> {
-        let Decision::Deny(why) = self.authorizer.allow(user, attributes) else {
-            return Ok(());
-        };
-        if attributes.resource.is_empty() {
-            let said = format!(
-                "User \"{}\" cannot {} path \"{}\": {why}",
-                user.name, attributes.verb, attributes.path
-            );
-            return Err(Status::forbidden_path(&said));
-        }
-        let resource = if attributes.subresource.is_empty() {
-            attributes.resource.to_owned()
-        } else {
-            format!("{}/{}", attributes.resource, attributes.subresource)
-        };
-        let place = if attributes.namespace.is_empty() {
-            "at the cluster scope".to_owned()
-        } else {
-            format!("in the namespace \"{}\"", attributes.namespace)
-        };
-        let said = format!(
-            "User \"{}\" cannot {} resource \"{resource}\" in API group \"{}\" {place}: {why}",
-            user.name, attributes.verb, attributes.group
-        );
-        Err(Status::forbidden(
-            attributes.group,
-            attributes.resource,
-            attributes.name,
-            &said,
-        ))
     }
 
     async fn answer_resource<B>(
         self: &Arc<Self>,
         mut target: ResourcePath,
-        user: User,
+        by: By,
         mut query: Query,
         parts: Parts,
         body: B,
@@ -544,7 +605,11 @@ impl Core {
             reads && query.flag("watch"),
         )
         .ok_or_else(Status::method_not_allowed)?;
-        self.authorize(
+        let (user, asker) = match by.acting {
+            Some(user) => (user, Some(by.asker)),
+            None => (by.asker, None),
+        };
+        self.authority.check(
             &user,
             &Attributes {
                 verb,
@@ -569,12 +634,19 @@ impl Core {
         };
         let misplaced = target.namespace.is_some() != kind.namespaced
             && (target.namespace.is_some() || target.name.is_some() || verb == "create");
+        // An answered question has no name to be found by.
+        if kind.review.is_some() && target.name.is_some() {
+            return Err(Status::no_such_resource());
+        }
         if misplaced {
             return Err(if verb == "create" && target.name.is_none() && kind.namespaced {
                 Status::method_not_allowed()
             } else {
                 Status::no_such_resource()
             });
+        }
+        if parts.method != Method::POST && kind.gives_tokens(target.subresource.as_deref()) {
+            return Err(Status::method_not_allowed());
         }
         let manager = match query.get("fieldManager").filter(|m| !m.is_empty()) {
             Some(name) => name.to_owned(),
@@ -586,7 +658,10 @@ impl Core {
             namespace: target.namespace,
             name: target.name,
             subresource: target.subresource.unwrap_or_default(),
+            verb,
             user,
+            asker,
+            received: daemon::clock::wall_ms(),
             query,
             parts,
         };
@@ -610,13 +685,25 @@ impl Core {
     }
 }
 
+/// Who makes a request, and for whom.
+struct By {
+    asker: User,
+    acting: Option<User>,
+}
+
 /// A request on a resource, as far as it is understood.
 pub(crate) struct Call {
     pub(crate) kind: Arc<KindSpec>,
     pub(crate) namespace: Option<String>,
     pub(crate) name: Option<String>,
     pub(crate) subresource: String,
+    pub(crate) verb: &'static str,
+    /// For whom it is done.
     pub(crate) user: User,
+    /// Who does it, when that is somebody else.
+    pub(crate) asker: Option<User>,
+    /// When it came, in milliseconds since 1970.
+    pub(crate) received: u64,
     pub(crate) query: Query,
     /// Who owns what is written: `fieldManager`, or the program that asks.
     pub(crate) manager: String,
@@ -647,6 +734,7 @@ impl Call {
             } else {
                 Owner::Update(&self.manager)
             },
+            call: Some(self),
         }
     }
 }

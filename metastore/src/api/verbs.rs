@@ -34,6 +34,10 @@ impl Core {
         }
         let method = call.parts.method.clone();
         match (method, call.subresource.as_str()) {
+            (Method::POST, sub) if call.name.is_some() && call.kind.gives_tokens(Some(sub)) => {
+                let parsed = read_body(&call, &body)?;
+                self.token_request(&call, parsed).await
+            }
             (Method::POST, "") if call.name.is_none() => self.post(&call, &body, form).await,
             (Method::POST, action) if call.name.is_some() && !action.is_empty() => self.action(&call, &body).await,
             (Method::PUT | Method::PATCH, "scale") if call.kind.scale.is_some() => self.set_scale(&call, &body).await,
@@ -51,13 +55,14 @@ impl Core {
         }
     }
 
-    fn review_request(&self, call: &Call, body: &[u8]) -> Result<Response<ApiBody>, Status> {
+    fn review_request(self: &Arc<Self>, call: &Call, body: &[u8]) -> Result<Response<ApiBody>, Status> {
         if call.parts.method != Method::POST || call.name.is_some() {
             return Err(Status::method_not_allowed());
         }
         let parsed = read_body(call, body)?;
-        let answer = self.review(call, parsed.value)?;
-        Ok(json_response(StatusCode::CREATED, encode(&answer)?))
+        let (answer, warnings) = self.review(call, parsed)?;
+        let response = json_response(StatusCode::CREATED, encode(&answer)?);
+        Ok(with_warnings(response, &warnings))
     }
 
     async fn post(self: &Arc<Self>, call: &Call, body: &[u8], form: Form) -> Result<Response<ApiBody>, Status> {
@@ -110,16 +115,7 @@ impl Core {
         name: &str,
         form: Form,
     ) -> Result<Response<ApiBody>, Status> {
-        let kind = &call.kind;
-        let attributes = Attributes {
-            verb: "create",
-            group: &kind.group,
-            resource: &kind.plural,
-            namespace: writing.namespace,
-            name,
-            ..Attributes::default()
-        };
-        self.authorize(&call.user, &attributes)?;
+        self.may_create(call)?;
         let said = meta::text(&parsed.value, "name");
         if said != name {
             return Err(Status::bad_request(format!(
@@ -249,12 +245,26 @@ impl Core {
                 let why = "uid mismatch: the provided object specified a uid, and no object of that name was found";
                 return Err(Status::conflict(&kind.group, &kind.plural, name, why));
             }
+            self.may_create(call)?;
             match self.create(writing, compute(None, &fresh)?).await {
                 Err(s) if s.reason == "AlreadyExists" => {}
                 other => return answer(call, StatusCode::CREATED, &other?, form),
             }
         }
         Err(Status::modified(&kind.group, &kind.plural, name))
+    }
+
+    /// Whether the user may make the object that a change is about, which is not there.
+    fn may_create(&self, call: &Call) -> Result<(), Status> {
+        let attributes = Attributes {
+            verb: "create",
+            group: &call.kind.group,
+            resource: &call.kind.plural,
+            namespace: call.namespace.as_deref().unwrap_or_default(),
+            name: call.name.as_deref().unwrap_or_default(),
+            ..Attributes::default()
+        };
+        self.authority.check(&call.user, &attributes)
     }
 
     fn part(&self, call: &Call) -> Result<Part, Status> {
@@ -556,6 +566,7 @@ fn configuration(mut config: Value, call: &Call) -> Result<Value, Status> {
 fn read_body(call: &Call, body: &[u8]) -> Result<Parsed, Status> {
     codec::parse(body, call.content_type(), &|kind| match kind {
         "DeleteOptions" => Some("meta.v1.DeleteOptions".to_owned()),
+        "TokenRequest" => Some("authentication.v1.TokenRequest".to_owned()),
         "Scale" => Some("autoscaling.v1.Scale".to_owned()),
         "Binding" => Some("core.v1.Binding".to_owned()),
         "Eviction" => Some("policy.v1.Eviction".to_owned()),

@@ -14,7 +14,7 @@ use super::garbage::{FOREGROUND, ORPHAN};
 use super::kinds::{Deletion, KindSpec, StatusPart, SubPart};
 use super::request::Strictness;
 use super::schema::{check, limits, shape, types};
-use super::server::Core;
+use super::server::{Call, Core};
 use super::status::{Cause, Status};
 use super::{meta, names};
 use crate::store::{CommitError, Expect, Object, ObjectKey, Op, StoreError, Tx};
@@ -40,7 +40,7 @@ pub(crate) enum Part {
 }
 
 /// Who writes what, and how strictly.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Writing<'a> {
     pub(crate) kind: &'a Arc<KindSpec>,
     pub(crate) namespace: &'a str,
@@ -51,6 +51,8 @@ pub(crate) struct Writing<'a> {
     pub(crate) dry_run: bool,
     pub(crate) strictness: Strictness,
     pub(crate) owner: Owner<'a>,
+    /// The request that it is, for the audit journal; none for what the program itself writes.
+    pub(crate) call: Option<&'a Call>,
 }
 
 /// How a write is noted in `metadata.managedFields`.
@@ -198,6 +200,7 @@ impl Core {
         }
         kind.keep(&mut value);
         let tx = Tx::new().put(kind.key(w.namespace, name), value, Expect::Absent);
+        let tx = self.audited(tx, w, name, 201);
         // Handed over under the gate: whoever empties the namespace waits for the gate and then sees this object.
         let commit = self.store.enqueue(tx).await;
         drop(gate);
@@ -290,7 +293,7 @@ impl Core {
             kind.keep(&mut kept);
             Tx::new().put(key, kept, expect)
         };
-        let done = match self.store.commit(tx).await {
+        let done = match self.store.commit(self.audited(tx, w, name, 200)).await {
             Err(CommitError::Conflict { .. }) => return Err(Lost::Race),
             other => other.map_err(|e| commit_status(e, kind, name))?,
         };
@@ -389,7 +392,10 @@ impl Core {
             let mut last = stored;
             if holds || (changed && matches!(kind.deletion, Deletion::Graceful(_))) {
                 kind.keep(&mut current);
-                let tx = Tx::new().put(key.clone(), current, Expect::Revision(last.revision));
+                let mut tx = Tx::new().put(key.clone(), current, Expect::Revision(last.revision));
+                if holds {
+                    tx = self.audited(tx, &w, name, 200);
+                }
                 match self.store.commit(tx).await {
                     Err(CommitError::Conflict { .. } | CommitError::NotFound(_)) => continue,
                     Err(e) => return Err(commit_status(e, kind, name)),
@@ -402,7 +408,7 @@ impl Core {
                 return Ok(Deleted::Waits(self.shown(kind, &last)?));
             }
             let tx = Tx::new().delete(key.clone(), Expect::Revision(last.revision));
-            match self.store.commit(tx).await {
+            match self.store.commit(self.audited(tx, &w, name, 200)).await {
                 Err(CommitError::Conflict { .. } | CommitError::NotFound(_)) => {}
                 Err(e) => return Err(commit_status(e, kind, name)),
                 Ok(done) => {
@@ -431,7 +437,7 @@ impl Core {
     }
 
     /// The body must say the type that the path says; of a built-in kind it may leave out either half of it.
-    fn check_type(&self, value: &mut Value, kind: &KindSpec) -> Result<(), Status> {
+    pub(crate) fn check_type(&self, value: &mut Value, kind: &KindSpec) -> Result<(), Status> {
         if value.is_null() && !kind.custom {
             *value = Value::Object(serde_json::Map::new());
         }
@@ -459,7 +465,7 @@ impl Core {
     }
 
     /// Decodes: types, unknown fields, defaults. Returns warnings, or refuses where the client asked for strictness.
-    fn bring_into_shape(
+    pub(crate) fn bring_into_shape(
         &self,
         value: &mut Value,
         w: &Writing<'_>,
@@ -610,7 +616,12 @@ impl Core {
 }
 
 /// Writes down who owns what after the write. `given`: the `managedFields` that came with it.
-fn note_owner(w: &Writing<'_>, current: Option<&Value>, new: &mut Value, given: Option<&Value>) -> Result<(), Status> {
+pub(crate) fn note_owner(
+    w: &Writing<'_>,
+    current: Option<&Value>,
+    new: &mut Value,
+    given: Option<&Value>,
+) -> Result<(), Status> {
     match w.owner {
         Owner::Nobody => Ok(()),
         Owner::Applied => apply::put_managed_fields(new, given),
@@ -655,7 +666,7 @@ fn with_status_of(current: &Value, mut value: Value, kind: &KindSpec) -> Value {
     out
 }
 
-fn check_namespace(value: &Value, kind: &KindSpec, namespace: &str) -> Result<(), Status> {
+pub(crate) fn check_namespace(value: &Value, kind: &KindSpec, namespace: &str) -> Result<(), Status> {
     let said = meta::text(value, "namespace");
     if said.is_empty() || !kind.namespaced || said == namespace {
         return Ok(());

@@ -47,6 +47,26 @@ impl Tap {
     }
 }
 
+impl Tap {
+    /// Whether [`Self::try_next`] has something to say. A change is there before whoever committed it is answered.
+    pub fn has_more(&self) -> bool {
+        !self.events.is_empty() || self.missed.load(Ordering::Acquire) || self.events.is_closed()
+    }
+
+    /// What waits; `None` when nothing does.
+    pub fn try_next(&mut self) -> Option<Tapped> {
+        if self.missed.swap(false, Ordering::AcqRel) {
+            while self.events.try_recv().is_ok() {}
+            return Some(Tapped::Missed);
+        }
+        match self.events.try_recv() {
+            Ok(event) => Some(Tapped::Event(event)),
+            Err(mpsc::error::TryRecvError::Empty) => None,
+            Err(mpsc::error::TryRecvError::Disconnected) => Some(Tapped::Closed),
+        }
+    }
+}
+
 /// The open taps.
 #[derive(Default)]
 pub(super) struct Taps(Mutex<Vec<Outlet>>);
@@ -122,7 +142,16 @@ mod tests {
         assert!(matches!(tap.next().await, Tapped::Missed));
         taps.publish(&[event(8)]);
         assert!(matches!(tap.next().await, Tapped::Event(e) if e.object.revision == 8));
+        assert!(!tap.has_more() && tap.try_next().is_none());
+        taps.publish(&[event(10)]);
+        assert!(tap.has_more());
+        assert!(matches!(tap.try_next(), Some(Tapped::Event(e)) if e.object.revision == 10));
+        taps.publish(&many);
+        assert!(matches!(tap.try_next(), Some(Tapped::Missed)));
+        assert!(tap.try_next().is_none());
         taps.close();
+        assert!(tap.has_more());
+        assert!(matches!(tap.try_next(), Some(Tapped::Closed)));
         assert!(matches!(tap.next().await, Tapped::Closed));
         let dropped = taps.open(|_| true);
         drop(dropped);

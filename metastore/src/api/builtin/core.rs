@@ -11,6 +11,7 @@ use crate::api::kinds::{Deletion, KindSpec, Special, StatusPart};
 use crate::api::names::NameRule;
 use crate::api::status::Cause;
 use crate::api::table::Column;
+use crate::api::token::{ACCOUNT_NAME, TOKEN_SECRET};
 
 const IMMUTABLE: &str = "field is immutable when `immutable` is set";
 
@@ -286,6 +287,13 @@ fn validate_secret(new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
             &new.get("type").map_or_else(String::new, ToString::to_string),
             "field is immutable",
         ));
+    }
+    let account = new
+        .get("metadata")
+        .and_then(|m| m.get("annotations")?.get(ACCOUNT_NAME)?.as_str());
+    if new.get("type").and_then(Value::as_str) == Some(TOKEN_SECRET) && account.is_none_or(str::is_empty) {
+        let at = format!("metadata.annotations[{ACCOUNT_NAME}]");
+        causes.push(Cause::required(at, ""));
     }
     check_immutable(new, old, &["data"], causes);
 }

@@ -20,8 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower::Service;
 
-use super::{FINISH, HEADER_DEADLINE};
-use crate::api::auth::User;
+use super::{Client, FINISH, HEADER_DEADLINE};
 
 /// Requests under way on one connection; clients open another when they need more.
 const MAX_STREAMS: u32 = 250;
@@ -103,7 +102,7 @@ where
 }
 
 /// Serves one connection until its peer closes it, it is idle, or the drain begins.
-pub(super) async fn serve_connection<I, S, B>(io: I, user: User, service: S, drain: Drain)
+pub(super) async fn serve_connection<I, S, B>(io: I, client: Client, service: S, drain: Drain)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -116,7 +115,7 @@ where
         let busy = busy.clone();
         service_fn(move |request| {
             let place = Place::take(&busy);
-            let answer = super::call(service.clone(), user.clone(), request);
+            let answer = super::call(service.clone(), client.clone(), request);
             async move {
                 let answer = answer.await?;
                 Ok::<_, Infallible>(answer.map(|body| Counted {

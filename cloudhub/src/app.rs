@@ -200,7 +200,12 @@ impl Bound {
         let stored = |e: EmbeddedError| not_stored(&self.config.data_dir, "cannot start", &e);
         let me = embedded::self_record(&self.store).await.map_err(stored)?;
         let access = Arc::new(Access::new(Arc::clone(&index), Arc::clone(&self.directory)));
-        let api = embedded::api(self.store.clone(), &me.id, access, drain.clone())
+        let people = embedded::People {
+            config: &self.config,
+            url: format!("https://{}", dialable(self.addresses.api)),
+            ca_pem: link::pki::certificate_pem(self.ca.cert()),
+        };
+        let api = embedded::api(self.store.clone(), &me.id, access, &people, drain.clone())
             .await
             .map_err(stored)?;
         let client = embedded::client(api.clone());
@@ -544,7 +549,7 @@ fn open_store(config: &Config) -> Result<Store, End> {
             )
         })?;
     }
-    let (store, opened) = embedded::open_store(&config.data_dir, config.journal_bytes).map_err(|e| {
+    let (store, opened) = embedded::open_store(config).map_err(|e| {
         let failure = not_stored(&config.data_dir, "cannot open the store", &e);
         match e {
             EmbeddedError::Store(StoreError::Corrupt(_)) => End::Damaged(failure),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use daemon::exit::{BAD_CONFIG, Failure};
+use metastore::store::JournalBound;
 use serde::{Deserialize, Serialize};
 
 /// The file that is read when it is there and `--config` names no other.
@@ -37,10 +38,47 @@ pub struct Config {
     pub reconnects_per_second: u32,
     /// Bytes of telemetry and event records kept in the hub per gateway and stream; the oldest go first.
     pub journal_bytes: u64,
+    /// Fixed bearer tokens for the people's port, a line each: `token,user,uid,"group,group"`. For bootstrap and for programs that have no
+    /// certificate; keep it 0600. Read again when it changes.
+    pub token_file: Option<PathBuf>,
+    /// The journal of who wrote what through the API.
+    pub audit: Audit,
     /// What stands above the hub.
     pub upstream: Upstream,
     /// What to log, in `tracing` filter syntax.
     pub log: String,
+}
+
+/// The journal of who wrote what through the API (`/kurator/v1/audit`): one record for each object that a request changed, never its contents.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Audit {
+    /// Whether it is kept.
+    pub enabled: bool,
+    /// Bytes of records kept; the oldest go first.
+    pub max_bytes: u64,
+    /// How long a record is kept ("2160h").
+    pub max_age: Span,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_bytes: 64 << 20,
+            max_age: Span(Duration::from_secs(90 * 86400)),
+        }
+    }
+}
+
+impl Audit {
+    /// The bound of its journal stream.
+    pub(crate) fn bound(&self) -> JournalBound {
+        JournalBound {
+            max_bytes: self.max_bytes,
+            max_age_ms: Some(u64::try_from(self.max_age.0.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
 }
 
 /// What stands above the hub.
@@ -80,6 +118,8 @@ impl Default for Config {
             certificate_lifetime: Span(Duration::from_secs(720 * 3600)),
             reconnects_per_second: 2000,
             journal_bytes: 16 << 20,
+            token_file: None,
+            audit: Audit::default(),
             upstream: Upstream::default(),
             log: "info".to_owned(),
         }

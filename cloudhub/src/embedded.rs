@@ -7,13 +7,13 @@
 mod access;
 mod admission;
 
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::drain::Drain;
 use http::{Request, Response};
-use metastore::api::{ApiBody, ApiServer, BuildError, MASTERS, OwnProgram, User};
+use metastore::api::{AUDIT_STREAM, ApiBody, ApiServer, BuildError, MASTERS, OwnProgram, TokenOptions, User};
 use metastore::store::{CommitError, JournalBound, ObjectKey, Opened, SealKey, Store, StoreError, StoreOptions, Tx};
 use std::convert::Infallible;
 use std::future::Future;
@@ -22,6 +22,8 @@ use std::task::{Context, Poll};
 
 pub(crate) use access::{Access, node_of, user_of};
 pub(crate) use admission::DeviceAdmission;
+
+use crate::config::Config;
 
 /// Whom the hub itself acts as.
 pub(crate) const HUB_USER: &str = "system:kurator-hub";
@@ -56,16 +58,18 @@ const SNAPSHOT_EVERY: Duration = Duration::from_secs(3600);
 ///
 /// # Errors
 /// See [`EmbeddedError`].
-pub(crate) fn open_store(data_dir: &Path, journal_bytes: u64) -> Result<(Store, Opened), EmbeddedError> {
+pub(crate) fn open_store(config: &Config) -> Result<(Store, Opened), EmbeddedError> {
+    let data_dir = &config.data_dir;
     let seal_key = SealKey::load_or_create(&data_dir.join("pki").join("seal.key"))?;
     let options = StoreOptions {
         seal_key: Some(seal_key),
         snapshot_dir: Some(data_dir.join("snapshots")),
         snapshot_every: SNAPSHOT_EVERY,
         journal_default: JournalBound {
-            max_bytes: journal_bytes,
+            max_bytes: config.journal_bytes,
             max_age_ms: None,
         },
+        journals: BTreeMap::from([(AUDIT_STREAM.into(), config.audit.bound())]),
         ..StoreOptions::new(data_dir.join("hub.db"))
     };
     Ok(Store::open(options)?)
@@ -95,19 +99,37 @@ pub(crate) async fn self_record(store: &Store) -> Result<SelfRecord, EmbeddedErr
     })
 }
 
+/// How people and programs reach the API, and what is said about it.
+#[derive(Debug)]
+pub(crate) struct People<'a> {
+    pub(crate) config: &'a Config,
+    /// `https://host:port`
+    pub(crate) url: String,
+    /// The certificate that the port's own is signed with.
+    pub(crate) ca_pem: String,
+}
+
 /// The API over the store.
 ///
 /// # Errors
-/// When the device kinds cannot be installed.
+/// When the device kinds or the default roles cannot be installed, or the keys of tokens cannot be read or made.
 pub(crate) async fn api(
     store: Store,
     hub_id: &str,
     access: Arc<Access>,
+    people: &People<'_>,
     drain: Drain,
 ) -> Result<ApiServer, EmbeddedError> {
     let admission = DeviceAdmission::new(hub_id);
+    let config = people.config;
+    let mut tokens = TokenOptions::new(config.data_dir.join("pki").join("sa"), people.url.clone());
+    tokens.file.clone_from(&config.token_file);
     Ok(ApiServer::builder(store)
         .crds(device_models::CRDS)
+        .roles(device_models::ROLES)
+        .tokens(tokens)
+        .root_ca(people.ca_pem.clone())
+        .audit(config.audit.enabled)
         .admission(Arc::new(admission))
         .authorizer(access)
         .collects(Arc::new(collects))

@@ -19,7 +19,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
-use metastore::api::{ApiBody, ApiServer, Status, User};
+use metastore::api::{ApiBody, ApiServer, Attributes, Status, User};
 
 use crate::fleet::Fleet;
 
@@ -79,12 +79,13 @@ impl std::fmt::Debug for Front {
 }
 
 impl Front {
-    async fn answer(self, request: Request<Incoming>) -> Response<Body> {
-        let user = request
-            .extensions()
-            .get::<User>()
-            .cloned()
-            .unwrap_or_else(User::anonymous);
+    async fn answer(self, mut request: Request<Incoming>) -> Response<Body> {
+        // Once, for the paths answered here and for the API alike.
+        let user = match self.fleet.api.authenticate(&mut request) {
+            Ok(user) => user,
+            Err(status) => return refused(&status),
+        };
+        request.extensions_mut().insert(user.clone());
         let path = request.uri().path();
         let get = request.method() == Method::GET;
         match path {
@@ -98,13 +99,14 @@ impl Front {
                 };
             }
             "/metrics" if get => {
-                return if user.is_master() {
-                    text(StatusCode::OK, (self.metrics)())
-                } else {
-                    refused(&Status::forbidden_path(&format!(
-                        "User \"{}\" cannot get path \"/metrics\"",
-                        user.name
-                    )))
+                let attributes = Attributes {
+                    verb: "get",
+                    path,
+                    ..Attributes::default()
+                };
+                return match self.fleet.api.check(&user, &attributes) {
+                    Ok(()) => text(StatusCode::OK, (self.metrics)()),
+                    Err(status) => refused(&status),
                 };
             }
             _ => {}
@@ -116,9 +118,11 @@ impl Front {
                 .unwrap_or_else(|s| refused(&s));
         }
         if path.starts_with("/clusters/") {
-            return proxy::answer(&self.fleet, user, request)
-                .await
-                .unwrap_or_else(|s| refused(&s));
+            let answered = match self.fleet.api.acting(user, request.headers()) {
+                Ok(user) => proxy::answer(&self.fleet, user, request).await,
+                Err(status) => Err(status),
+            };
+            return answered.unwrap_or_else(|s| refused(&s));
         }
         self.fleet
             .api

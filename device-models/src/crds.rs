@@ -8,6 +8,9 @@ pub const CRDS: &[&str] = &[
     include_str!("../crds/edge.kubeedge.io_edgenodes.yaml"),
 ];
 
+/// What the default roles of a server may do with our kinds, in the form of its table of default roles.
+pub const ROLES: &str = include_str!("../crds/roles.txt");
+
 #[cfg(feature = "schema")]
 mod generate;
 #[cfg(feature = "schema")]

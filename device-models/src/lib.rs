@@ -25,9 +25,9 @@ mod values;
 
 pub use admit::{Who, admit_device};
 pub use conflict::{Conflict, OVERRULED, Recorded, note_overruled, overruled};
-pub use crds::CRDS;
 #[cfg(feature = "schema")]
 pub use crds::generate as generate_crds;
+pub use crds::{CRDS, ROLES};
 pub use desired::{
     CLEARED, Changed, MERGE_POLICY, Policies, check_twins, desired_registers, edge_registers, merge_device_desired,
 };

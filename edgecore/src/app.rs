@@ -19,7 +19,7 @@ use daemon::exit;
 use daemon::lives::CancellationToken;
 use daemon::ready::{Block, Ready};
 use link::pki::{PkiError, recover_identity};
-use metastore::api::ApiServer;
+use metastore::api::{AUDIT_STREAM, ApiServer};
 use metastore::store::{JournalBound, SealKey, Store, StoreError, StoreOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -30,7 +30,7 @@ pub use lives::run;
 use crate::bus::{Bus, BusError};
 use crate::config::Config;
 use crate::conflicts::EVENTS;
-use crate::meta::Meta;
+use crate::meta::{self, Meta, MetaError};
 use crate::metrics::Metrics;
 use crate::stamps::Stamps;
 use crate::twin::Twins;
@@ -201,6 +201,8 @@ impl Agent {
             config_dir: config.config_dir.clone(),
             store: store.clone(),
             stamps: stamps.clone(),
+            token_file: config.token_file.clone(),
+            audit: config.audit.enabled,
         };
         let (api_in, api_out) = watch::channel(None);
         drop(outer.spawn(run_api(meta, api, api_in, block, outer.clone())));
@@ -332,10 +334,12 @@ async fn watch_twins(twins: Twins, ready: Ready, drain: Drain) {
 async fn run_api(meta: Meta, listener: TcpListener, up: watch::Sender<Option<ApiServer>>, block: Block, drain: Drain) {
     let Ok(at) = listener.local_addr() else { return };
     let served = async {
-        let server = meta.build(drain.clone()).await?;
+        let keys = meta.keys(at).await?;
+        let server = meta.build(&keys, drain.clone()).await?;
         up.send_replace(Some(server.clone()));
         drop(drain.spawn(meta.clone().follow_labels(drain.clone())));
-        meta.serve(server, listener, at, block, drain.clone()).await
+        meta::serve(keys, server, listener, block, drain.clone()).await;
+        Ok::<_, MetaError>(())
     };
     if let Err(e) = served.await {
         tracing::error!(error = %e, "The local API does not run.");
@@ -372,7 +376,10 @@ fn open_store(config: &Config) -> Result<Store, AgentError> {
         seal_key: Some(seal_key),
         snapshot_dir: Some(config.data_dir.join("snapshots")),
         journal_default: bound(config.journal.max_bytes),
-        journals: BTreeMap::from([(EVENTS.into(), bound(config.journal.events_max_bytes))]),
+        journals: BTreeMap::from([
+            (EVENTS.into(), bound(config.journal.events_max_bytes)),
+            (AUDIT_STREAM.into(), bound(config.audit.max_bytes)),
+        ]),
         max_bytes: config.store_max_bytes,
         ..StoreOptions::new(&path)
     };

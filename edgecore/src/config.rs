@@ -50,6 +50,11 @@ pub struct Config {
     pub report_cycle: u64,
     /// Bounds of the journal that keeps history for the hub.
     pub journal: Journal,
+    /// Fixed bearer tokens for the local API, a line each: `token,user,uid,"group,group"`. For programs on this machine that have no
+    /// certificate; keep it 0600. Read again when it changes.
+    pub token_file: Option<PathBuf>,
+    /// The journal of who wrote what through the local API.
+    pub audit: Audit,
     /// Largest the store's file may grow, in bytes; none: as the disk allows.
     pub store_max_bytes: Option<u64>,
 }
@@ -91,6 +96,26 @@ pub struct Journal {
     pub max_age_hours: u64,
 }
 
+/// The journal of who wrote what through the local API: one record for each object that a request changed, never its contents. With a hub it
+/// goes there (`/kurator/v1/journals/<node>/audit`); what waits, or all of it without a hub, is read at `/kurator/v1/audit`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Audit {
+    /// Whether it is kept.
+    pub enabled: bool,
+    /// Most bytes of records that wait here.
+    pub max_bytes: u64,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_bytes: 4 * 1024 * 1024,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -106,6 +131,8 @@ impl Default for Config {
             log: "info".to_owned(),
             report_cycle: 0,
             journal: Journal::default(),
+            token_file: None,
+            audit: Audit::default(),
             store_max_bytes: None,
         }
     }

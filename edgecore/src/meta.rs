@@ -13,9 +13,9 @@ use std::sync::Arc;
 use daemon::clock::wall_ms;
 use daemon::drain::Drain;
 use daemon::ready::Block;
-use device_models::CRDS;
+use device_models::{CRDS, ROLES};
 use link::pki::{Cert, Kubeconfig, LocalCa, PkiError, write_kubeconfig};
-use metastore::api::{ApiServer, BuildError, Identify, User, builtin_kinds, serve};
+use metastore::api::{ApiServer, BuildError, Identify, TokenOptions, User, builtin_kinds};
 use metastore::store::{CommitError, Expect, ObjectKey, Store, StoreError, Tx, WatchError};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
@@ -56,6 +56,16 @@ pub(crate) struct Meta {
     pub(crate) config_dir: PathBuf,
     pub(crate) store: Store,
     pub(crate) stamps: Stamps,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) audit: bool,
+}
+
+/// By what clients know the local API, and it them.
+pub(crate) struct Keys {
+    tls: rustls::ServerConfig,
+    ca_pem: String,
+    /// How a program on this machine reaches it.
+    url: String,
 }
 
 impl Meta {
@@ -63,15 +73,21 @@ impl Meta {
     ///
     /// # Errors
     /// When the store cannot be read or written.
-    pub(crate) async fn build(&self, drain: Drain) -> Result<ApiServer, MetaError> {
+    pub(crate) async fn build(&self, keys: &Keys, drain: Drain) -> Result<ApiServer, MetaError> {
         self.write_node().await?;
         let admission = admission::EdgeAdmission::new(&self.node, self.stamps.clone());
         let store = self.store.clone();
+        let mut tokens = TokenOptions::new(self.pki.join("sa"), keys.url.clone());
+        tokens.file.clone_from(&self.token_file);
         // The owner of what the hub keeps may be at the hub alone. What cannot be looked up stays.
         let collects = Arc::new(move |key: &ObjectKey| is_mirrored(&store, key).is_ok_and(|mirrored| !mirrored));
         Ok(ApiServer::builder(self.store.clone())
             .kinds(builtin_kinds())
             .crds(CRDS)
+            .roles(ROLES)
+            .tokens(tokens)
+            .root_ca(keys.ca_pem.clone())
+            .audit(self.audit)
             .admission(Arc::new(admission))
             .collects(collects)
             .node_name(self.node.as_str())
@@ -81,33 +97,18 @@ impl Meta {
             .await?)
     }
 
-    /// Serves until the drain begins.
+    /// Reads or makes the key material of the API at `at`, and writes the administrator's kubeconfig.
     ///
     /// # Errors
     /// When key material or kubeconfig cannot be made.
-    pub(crate) async fn serve(
-        &self,
-        server: ApiServer,
-        listener: TcpListener,
-        at: SocketAddr,
-        block: Block,
-        drain: Drain,
-    ) -> Result<(), MetaError> {
+    pub(crate) async fn keys(&self, at: SocketAddr) -> Result<Keys, MetaError> {
         let meta = self.clone();
         // Keys may have to be made, and files written.
-        let tls = tokio::task::spawn_blocking(move || meta.tls(at)).await;
-        let tls = tls.map_err(|e| MetaError::Tls(e.to_string()))??;
-        let identify: Identify = Arc::new(|cert| {
-            let cert = Cert::parse(cert).ok()?;
-            Some(User::new(cert.common_name, cert.organizations))
-        });
-        // The kubeconfig stands and the listener accepts.
-        drop(block);
-        serve(listener, Arc::new(tls), identify, server, drain).await;
-        Ok(())
+        let keys = tokio::task::spawn_blocking(move || meta.load_keys(at)).await;
+        keys.map_err(|e| MetaError::Tls(e.to_string()))?
     }
 
-    fn tls(&self, at: SocketAddr) -> Result<rustls::ServerConfig, MetaError> {
+    fn load_keys(&self, at: SocketAddr) -> Result<Keys, MetaError> {
         let mut names = vec![
             "localhost".to_owned(),
             "127.0.0.1".to_owned(),
@@ -118,7 +119,8 @@ impl Meta {
             names.push(at.ip().to_string());
         }
         let ca = LocalCa::load_or_create(&self.pki.join("local"), &names)?;
-        self.write_kubeconfig(&ca, at)?;
+        let url = format!("https://{}", reached(at));
+        self.write_kubeconfig(&ca, &url)?;
         let tls = |e: rustls::Error| MetaError::Tls(e.to_string());
         let provider = daemon::tls::provider();
         let mut roots = RootCertStore::empty();
@@ -127,25 +129,25 @@ impl Meta {
             .allow_unauthenticated()
             .build()
             .map_err(|e| MetaError::Tls(e.to_string()))?;
-        rustls::ServerConfig::builder_with_provider(provider)
+        let tls = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(tls)?
             .with_client_cert_verifier(clients)
             .with_single_cert(ca.server().chain()?, ca.server().key()?)
-            .map_err(tls)
+            .map_err(tls)?;
+        Ok(Keys {
+            tls,
+            ca_pem: ca.cert_pem(),
+            url,
+        })
     }
 
     /// Writes the administrator's kubeconfig when it would say something new.
-    fn write_kubeconfig(&self, ca: &LocalCa, at: SocketAddr) -> Result<(), PkiError> {
-        let host = match at {
-            at if !at.ip().is_unspecified() => at.to_string(),
-            SocketAddr::V4(at) => format!("127.0.0.1:{}", at.port()),
-            SocketAddr::V6(at) => format!("[::1]:{}", at.port()),
-        };
+    fn write_kubeconfig(&self, ca: &LocalCa, url: &str) -> Result<(), PkiError> {
         let path = self.config_dir.join("edge.kubeconfig");
         let config = Kubeconfig {
             name: &self.node,
-            server: &format!("https://{host}"),
+            server: url,
             ca_pem: &ca.cert_pem(),
             client: ca.admin(),
         };
@@ -227,6 +229,26 @@ impl Meta {
                 }
             }
         }
+    }
+}
+
+/// Serves until the drain begins.
+pub(crate) async fn serve(keys: Keys, server: ApiServer, listener: TcpListener, block: Block, drain: Drain) {
+    let identify: Identify = Arc::new(|cert| {
+        let cert = Cert::parse(cert).ok()?;
+        Some(User::new(cert.common_name, cert.organizations))
+    });
+    // The kubeconfig stands and the listener accepts.
+    drop(block);
+    metastore::api::serve(listener, Arc::new(keys.tls), identify, server, drain).await;
+}
+
+/// An address by which a client on this machine reaches what listens at `at`.
+fn reached(at: SocketAddr) -> String {
+    match at {
+        at if !at.ip().is_unspecified() => at.to_string(),
+        SocketAddr::V4(at) => format!("127.0.0.1:{}", at.port()),
+        SocketAddr::V6(at) => format!("[::1]:{}", at.port()),
     }
 }
 

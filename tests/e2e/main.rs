@@ -3,6 +3,7 @@
 // A test says what is wrong by stopping there.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod autonomy;
 mod commands;
 mod conformance;

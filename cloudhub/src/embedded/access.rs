@@ -1,10 +1,10 @@
-//! Who may do what with the embedded API: administrators everything; a gateway may look at the objects that are its own, one by
-//! one; everybody else may ask how the server is.
+//! What a gateway may do with the embedded API: look at the objects that are its own, one by one, whatever roles it may have been given.
+//! Everybody else is left to the roles.
 
 use std::sync::Arc;
 
 use link::pki::{Cert, NODE_GROUP, NODE_PREFIX};
-use metastore::api::{Attributes, Authorizer, Decision, User, is_public};
+use metastore::api::{Attributes, Authorizer, Decision, User};
 
 use crate::enroll::Directory;
 use crate::upstream::Index;
@@ -68,12 +68,13 @@ pub(crate) fn node_of(user: &User) -> Option<&str> {
 
 impl Authorizer for Access {
     fn allow(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
-        if user.is_master() || is_public(user, attributes) {
-            return Decision::Allow;
-        }
         let Some(node) = node_of(user) else {
-            return Decision::Deny("only members of system:masters may".to_owned());
+            return Decision::NoOpinion;
         };
+        // What there is, and who one is: as for everybody who is known.
+        if attributes.resource.is_empty() || attributes.is_about_oneself() {
+            return Decision::NoOpinion;
+        }
         let Some(identity) = self.directory.identity(node).filter(|i| !i.revoked) else {
             return Decision::Deny("the node is not enrolled, or was revoked".to_owned());
         };

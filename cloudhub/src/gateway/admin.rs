@@ -91,10 +91,11 @@ pub(crate) async fn answer(
             let page = journals::page(fleet, node, stream, request.uri().query().unwrap_or_default()).await?;
             Ok(json(StatusCode::OK, &page))
         }
+        (&Method::GET, ["audit"]) => Ok(json(StatusCode::OK, &fleet.api.audit_page(request.uri().query())?)),
         (&Method::GET, ["why", "node", name]) => Ok(json(StatusCode::OK, &why::node(fleet, name).await?)),
         (
             _,
-            ["tokens" | "nodes"]
+            ["tokens" | "nodes" | "audit"]
             | ["tokens", _]
             | ["nodes", _, "revoke"]
             | ["journals", _, _]

@@ -1,7 +1,8 @@
 //! `/clusters/<node>/<path…>`: a request to a gateway's own API, carried by a stream of its link, under the caller's identity.
 //!
-//! The gateway takes the hub's word for who asks: it comes as `Impersonate-User` and `Impersonate-Group`. Whatever of those a
-//! client sends itself is taken off, unless the client may act as others anyway.
+//! The gateway takes the hub's word for who asks: it comes as `Impersonate-` headers. Whatever of those a client sends itself was taken in
+//! at the hub, by the hub's roles, and is taken off. A ServiceAccount of the hub has the name of one that the gateway may have too; it gets
+//! through only where the hub's roles let it (`/clusters/<node>/…` as a path).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use link::tunnel::{self, TunnelError};
-use metastore::api::{Status, User};
+use metastore::api::{Attributes, Peer, Status, User};
 
 use super::Body;
 use crate::embedded::node_of;
@@ -33,7 +34,6 @@ fn target(uri: &Uri) -> Option<(String, PathAndQuery)> {
 
 /// Puts the caller's identity in, and takes out what is between two neighbours only.
 fn rewrite(headers: &mut HeaderMap, user: &User) -> Result<(), Status> {
-    let acts_for_others = user.is_master() && headers.contains_key("impersonate-user");
     let upgrading = headers.contains_key(UPGRADE);
     // "Connection" may name further headers that end here.
     let named: Vec<HeaderName> = headers
@@ -58,9 +58,6 @@ fn rewrite(headers: &mut HeaderMap, user: &User) -> Result<(), Status> {
         headers.remove(CONNECTION);
     }
     headers.insert(HOST, HeaderValue::from_static("gateway"));
-    if acts_for_others {
-        return Ok(());
-    }
     let sent: Vec<HeaderName> = headers
         .keys()
         .filter(|n| n.as_str().starts_with("impersonate-"))
@@ -76,7 +73,30 @@ fn rewrite(headers: &mut HeaderMap, user: &User) -> Result<(), Status> {
     for group in &user.groups {
         headers.append("impersonate-group", value(group)?);
     }
+    if !user.uid.is_empty() {
+        headers.insert("impersonate-uid", value(&user.uid)?);
+    }
+    for (key, values) in &user.extra {
+        let name = HeaderName::try_from(format!("impersonate-extra-{}", escaped(key)))
+            .map_err(|_| Status::bad_request("what is known of the caller cannot be sent to the gateway"))?;
+        for text in values {
+            headers.append(name.clone(), value(text)?);
+        }
+    }
     Ok(())
+}
+
+/// A key as it can stand in a header's name.
+fn escaped(key: &str) -> String {
+    let mut out = String::with_capacity(key.len());
+    for byte in key.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02x}"));
+        }
+    }
+    out
 }
 
 /// Answers a request below `/clusters/`.
@@ -100,6 +120,14 @@ pub(crate) async fn answer(
             &format!("User \"{}\" cannot proxy to a gateway", user.name),
         ));
     }
+    if user.is_service_account() {
+        let attributes = Attributes {
+            verb: &request.method().as_str().to_ascii_lowercase(),
+            path: request.uri().path(),
+            ..Attributes::default()
+        };
+        fleet.api.check(&user, &attributes)?;
+    }
     let Some(live) = fleet.registry.get(&node) else {
         let enrolled = fleet.directory.identity(&node).is_some() || fleet.index.edge_node_of(&node).is_some();
         return Err(if enrolled {
@@ -109,7 +137,14 @@ pub(crate) async fn answer(
         });
     };
     fleet.metrics.proxied_requests.add(1);
+    let peer = request.extensions().get::<Peer>().copied();
     rewrite(request.headers_mut(), &user)?;
+    request.headers_mut().remove("x-forwarded-for");
+    if let Some(Peer(from)) = peer
+        && let Ok(from) = HeaderValue::from_str(&from.ip().to_string())
+    {
+        request.headers_mut().insert("x-forwarded-for", from);
+    }
     *request.uri_mut() = Uri::from(target);
     *request.version_mut() = http::Version::HTTP_11;
     let from_client = request
@@ -202,17 +237,15 @@ mod tests {
     }
 
     #[test]
-    fn administrators_may_act_as_others_and_upgrades_pass() {
-        let mut h = headers(&[
-            ("impersonate-user", "bob"),
-            ("connection", "Upgrade"),
-            ("upgrade", "SPDY/3.1"),
-        ]);
-        rewrite(&mut h, &User::new("root", ["system:masters"])).unwrap();
-        assert_eq!(
-            (h["impersonate-user"].as_bytes(), h.get("impersonate-group")),
-            (&b"bob"[..], None)
-        );
+    fn what_is_known_of_the_caller_goes_along_and_upgrades_pass() {
+        let mut h = headers(&[("connection", "Upgrade"), ("upgrade", "SPDY/3.1")]);
+        let mut user = User::new("bob", ["dev"]);
+        user.uid = "7".to_owned();
+        user.extra
+            .insert("a.io/B c".to_owned(), vec!["x".to_owned(), "y".to_owned()]);
+        rewrite(&mut h, &user).unwrap();
+        assert_eq!(h["impersonate-uid"], "7");
+        assert_eq!(h.get_all("impersonate-extra-a.io%2fb%20c").iter().count(), 2);
         assert_eq!(
             (h["connection"].as_bytes(), h["upgrade"].as_bytes()),
             (&b"upgrade"[..], &b"SPDY/3.1"[..])

@@ -46,7 +46,10 @@ async fn a_question_is_answered_by_the_gateway_under_the_callers_name() {
         .header("impersonate-user", "bob")
         .header("impersonate-group", "dev");
     let said: serde_json::Value = world.admin.0.request(request.body(Vec::new()).unwrap()).await.unwrap();
-    assert_eq!((&said["user"], &said["groups"]), (&json!(["bob"]), &json!(["dev"])));
+    assert_eq!(
+        (&said["user"], &said["groups"]),
+        (&json!(["bob"]), &json!(["dev", "system:authenticated"]))
+    );
     // A stream passes through.
     let request = Request::get("/clusters/gw-1/stream")
         .body(kube::client::Body::empty())

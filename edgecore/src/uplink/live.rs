@@ -14,7 +14,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use link::driver::{self, End, Events, SessionHandle};
 use link::{CloseCode, Closed, Connection, Dialer, Goodbye, Stream, StreamKind, Transport, tunnel};
-use metastore::api::{ApiBody, ApiServer, MASTERS, User};
+use metastore::api::{AUDIT_STREAM, ApiBody, ApiServer, MASTERS, User};
 use metastore::store::{DropReason as Forced, Store, Tx};
 use proto::{Change, DropReason, DroppedRange, EdgeConfig, Event, JournalCursor, Key, KeyState, Rotation, Session};
 use tokio::sync::{mpsc, watch};
@@ -91,6 +91,7 @@ struct Live<'u> {
     batches: mpsc::Sender<Batch>,
     telemetry: watch::Receiver<u64>,
     conflicts: watch::Receiver<u64>,
+    audit: Audit,
     rotations: Rotations,
     /// The hub took the session.
     welcomed: bool,
@@ -142,6 +143,7 @@ impl<'u> Live<'u> {
             batches,
             telemetry,
             conflicts,
+            audit: Audit::Unknown(uplink.api.clone()),
             rotations: Rotations::new(&uplink.pki, uplink.rotation.clone()),
             welcomed: false,
         })
@@ -167,6 +169,7 @@ impl<'u> Live<'u> {
                 grown = self.conflicts.changed() => {
                     Action::Appended(EVENTS, grown.is_ok().then(|| *self.conflicts.borrow_and_update()))
                 }
+                newest = self.audit.grown() => Action::Appended(AUDIT_STREAM, Some(newest)),
                 () = tokio::time::sleep(due), if due < NEVER => Action::Due,
                 () = tokio::time::sleep(rotate.unwrap_or(NEVER)), if rotate.is_some() => Action::Rotate,
                 _ = &mut quic, if on_tcp => Action::QuicAvailable,
@@ -422,6 +425,43 @@ async fn apply(
             .is_err()
         {
             return;
+        }
+    }
+}
+
+/// The audit journal of the local API, which may not be up yet.
+enum Audit {
+    Unknown(watch::Receiver<Option<ApiServer>>),
+    Known(watch::Receiver<u64>),
+}
+
+impl Audit {
+    /// The number of its newest record, when that is another than before. Safe to drop half-way.
+    async fn grown(&mut self) -> u64 {
+        loop {
+            match self {
+                Self::Unknown(api) => {
+                    let known = api.wait_for(Option::is_some).await.ok();
+                    match known.and_then(|server| server.as_ref().map(ApiServer::audited)) {
+                        Some(mut audited) => {
+                            // What came before the session is known to it, what came since is not.
+                            audited.mark_changed();
+                            *self = Self::Known(audited);
+                        }
+                        // There will be none.
+                        None => std::future::pending().await,
+                    }
+                }
+                Self::Known(audited) => {
+                    if audited.changed().await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                    let newest = *audited.borrow_and_update();
+                    if newest > 0 {
+                        return newest;
+                    }
+                }
+            }
         }
     }
 }

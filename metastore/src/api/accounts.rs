@@ -23,8 +23,6 @@ use crate::store::{Event, EventKind, ListOptions, Object, ObjectKey, Scope, Tap,
 
 const DEFAULT: &str = "default";
 const BUNDLE: &str = "kube-root-ca.crt";
-/// Namespaces that get the bundle at once; others when they run something.
-const SYSTEM: [&str; 2] = [DEFAULT, "kube-system"];
 /// Secrets read at a time.
 const PAGE: usize = 500;
 /// What failed is tried again after this.
@@ -117,7 +115,7 @@ impl Keeper {
         let key = &event.object.key;
         let space = key.namespace.clone();
         match &*key.resource {
-            "namespaces" => self.namespace(&key.name),
+            "namespaces" => drop(self.waiting.insert(Task::Account(key.name.clone()))),
             "serviceaccounts" => {
                 self.waiting.insert(Task::Secrets(space.clone()));
                 if event.kind == EventKind::Deleted && &*key.name == DEFAULT {
@@ -129,19 +127,12 @@ impl Keeper {
         }
     }
 
-    fn namespace(&mut self, name: &Arc<str>) {
-        self.waiting.insert(Task::Account(name.clone()));
-        if SYSTEM.contains(&&**name) {
-            self.waiting.insert(Task::Bundle(name.clone()));
-        }
-    }
-
     /// Notes what may have been missed.
     async fn look_at_everything(&mut self) -> Result<(), Status> {
         let store = self.server.store().clone();
         for namespace in self.list(Scope::all("", "namespaces")).await? {
             let name = namespace.key.name;
-            self.namespace(&name);
+            self.waiting.insert(Task::Account(name.clone()));
             let one = ListOptions {
                 limit: Some(1),
                 ..ListOptions::default()

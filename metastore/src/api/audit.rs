@@ -17,7 +17,7 @@ use super::serve::Peer;
 use super::server::{Call, Core, OwnProgram};
 use super::status::Status;
 use super::write::{Writing, store_status};
-use crate::store::{Store, Tx};
+use crate::store::{Committed, Store, Tx};
 
 /// The journal stream that records go into.
 pub const STREAM: &str = "audit";
@@ -105,6 +105,16 @@ impl Core {
             Some(call) if self.is_audited(call) => tx.append(STREAM, record(call, w.kind, name, code)),
             _ => tx,
         }
+    }
+
+    /// Tells those who follow the journal of what was committed.
+    pub(crate) fn note_audited(&self, done: &Committed) {
+        let Some(newest) = done.journal_seqs.last() else { return };
+        self.audited.send_if_modified(|known| {
+            let grown = *newest > *known;
+            *known = (*known).max(*newest);
+            grown
+        });
     }
 
     /// Whether what a request changes is recorded.

@@ -298,7 +298,7 @@ fn wrong_selector(at: &str, s: &Selecting, causes: &mut Vec<Cause>) {
             _ => {}
         }
         if at.contains("labelSelector") {
-            if let Err(why) = selector::check_key(&r.key) {
+            for why in selector::key_problems(&r.key) {
                 causes.push(Cause::invalid(format!("{at}.key"), &format!("{:?}", r.key), &why));
             }
         } else if r.key.is_empty() {

@@ -69,6 +69,8 @@ pub(crate) struct Core {
     pub(crate) root_ca: Option<String>,
     /// Writes of requests are noted in the audit journal.
     pub(crate) audit: bool,
+    /// Number of the newest record there.
+    pub(crate) audited: tokio::sync::watch::Sender<u64>,
     pub(crate) collects: Collects,
     /// Creates pass as readers; whoever empties a namespace or a kind passes once as writer, and after that sees every create.
     pub(crate) gate: tokio::sync::RwLock<()>,
@@ -237,6 +239,8 @@ impl Builder {
         let rbac = Rbac::new(self.store.clone()).map_err(BuildError::Store)?;
         let authority = Authority::new(self.authorizer, Arc::new(rbac));
         self.admissions.0.insert(0, Arc::new(NoEscalation(authority.clone())));
+        let audited = self.store.journal_bounds(audit::STREAM).map_err(write::store_status);
+        let audited = audited.map_err(BuildError::Store)?.accepted;
         let core = Arc::new(Core {
             store: self.store,
             base: self.kinds.into_iter().map(Arc::new).collect(),
@@ -247,6 +251,7 @@ impl Builder {
             tokens: self.tokens.map(Tokens::new).transpose()?,
             root_ca: self.root_ca,
             audit: self.audit,
+            audited: tokio::sync::watch::Sender::new(audited),
             collects: self.collects,
             gate: tokio::sync::RwLock::new(()),
             watches: Arc::new(tokio::sync::Semaphore::new(MAX_WATCHES)),
@@ -394,6 +399,11 @@ impl ApiServer {
     /// 403.
     pub fn check(&self, user: &User, attributes: &Attributes<'_>) -> Result<(), Status> {
         self.core.authority.check(user, attributes)
+    }
+
+    /// The number of the newest record of the audit journal, as it grows.
+    pub fn audited(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.core.audited.subscribe()
     }
 
     /// A page of the audit journal, as the path `/kurator/v1/audit` answers with it; `query` as there.

@@ -205,6 +205,7 @@ impl Core {
         let commit = self.store.enqueue(tx).await;
         drop(gate);
         let done = commit.await.map_err(|e| commit_status(e, kind, name))?;
+        self.note_audited(&done);
         let object = done
             .objects
             .into_iter()
@@ -297,6 +298,7 @@ impl Core {
             Err(CommitError::Conflict { .. }) => return Err(Lost::Race),
             other => other.map_err(|e| commit_status(e, kind, name))?,
         };
+        self.note_audited(&done);
         let object = done.objects.into_iter().next().unwrap_or(stored);
         self.after_write(kind, leaves).await;
         let json = if leaves {
@@ -399,7 +401,12 @@ impl Core {
                 match self.store.commit(tx).await {
                     Err(CommitError::Conflict { .. } | CommitError::NotFound(_)) => continue,
                     Err(e) => return Err(commit_status(e, kind, name)),
-                    Ok(done) => last = done.objects.into_iter().next().unwrap_or(last),
+                    Ok(done) => {
+                        if holds {
+                            self.note_audited(&done);
+                        }
+                        last = done.objects.into_iter().next().unwrap_or(last);
+                    }
                 }
             }
             if holds {
@@ -412,6 +419,7 @@ impl Core {
                 Err(CommitError::Conflict { .. } | CommitError::NotFound(_)) => {}
                 Err(e) => return Err(commit_status(e, kind, name)),
                 Ok(done) => {
+                    self.note_audited(&done);
                     let object = done.objects.into_iter().next().unwrap_or(last);
                     self.after_write(kind, true).await;
                     return Ok(Deleted::Gone(object));

@@ -449,7 +449,6 @@ async fn a_secret_for_a_token_is_filled_and_goes_with_its_account() {
 #[tokio::test]
 async fn namespaces_get_an_account_and_those_that_run_something_the_certificates() {
     let api = start().await;
-    there(&api, "/api/v1/namespaces/kube-system/configmaps", "kube-root-ca.crt").await;
     assert_eq!(
         api.call("POST", "/api/v1/namespaces", json!({"metadata": {"name": "n"}}))
             .await

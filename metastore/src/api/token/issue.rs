@@ -84,7 +84,7 @@ impl Core {
         if !writing.dry_run && self.is_audited(call) {
             let tx = Tx::new().append(STREAM, record(call, &call.kind, name, 201));
             let noted = self.store.commit(tx).await;
-            noted.map_err(|e| commit_status(e, &call.kind, name))?;
+            self.note_audited(&noted.map_err(|e| commit_status(e, &call.kind, name))?);
         }
         note_owner(&writing, None, &mut value, None)?;
         let created = meta::timestamp(now * 1000);

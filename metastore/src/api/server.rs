@@ -680,7 +680,7 @@ impl Core {
             return Err(Status::no_such_resource());
         }
         if reads && leads.is_none() {
-            return self.read_request(call).await;
+            return Box::pin(self.read_request(call)).await;
         }
         if let Some(leads) = leads {
             if !leads.verbs.contains(&verb) {

@@ -109,6 +109,15 @@ fn takes_null(schema: &Schema) -> bool {
 /// Drops nulls anywhere in a value that the schema does not describe as nullable, and zeros that say no more than nothing: built-in kinds have
 /// neither on the wire. Quantities get their one spelling.
 pub(crate) fn drop_nulls(value: &mut Value, schema: &Schema) {
+    tidy(value, schema, true);
+}
+
+/// The same for a configuration that is applied: there a zero says that its manager wants it.
+pub(crate) fn drop_nulls_only(value: &mut Value, schema: &Schema) {
+    tidy(value, schema, false);
+}
+
+fn tidy(value: &mut Value, schema: &Schema, zeros: bool) {
     match value {
         Value::Object(map) => {
             map.retain(|name, member| match schema.member(name) {
@@ -120,10 +129,10 @@ pub(crate) fn drop_nulls(value: &mut Value, schema: &Schema) {
                             return false;
                         }
                         *member = Value::String(String::new());
-                    } else if s.omit && is_zero(member, s) {
+                    } else if zeros && s.omit && is_zero(member, s) {
                         return false;
                     }
-                    drop_nulls(member, s);
+                    tidy(member, s, zeros);
                     true
                 }
                 None => true,
@@ -132,7 +141,7 @@ pub(crate) fn drop_nulls(value: &mut Value, schema: &Schema) {
         Value::Array(list) => {
             if let Some(items) = &schema.items {
                 for item in list {
-                    drop_nulls(item, items);
+                    tidy(item, items, zeros);
                 }
             }
         }

@@ -97,7 +97,7 @@ impl Core {
                 .and_then(Value::as_str)
                 .unwrap_or_default();
             match subresource.as_str() {
-                "log" if node.is_empty() => return Ok(text_response(StatusCode::OK, "")),
+                "log" if node.is_empty() => return Ok(text_response(StatusCode::NO_CONTENT, "")),
                 _ if node.is_empty() => {
                     return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
                 }

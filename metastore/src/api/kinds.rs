@@ -145,8 +145,8 @@ pub(crate) struct Action {
 pub(crate) enum Act {
     /// Changes the object by the body; an error is the reason of a conflict.
     Change(fn(&mut Value, &Value, &str) -> Result<(), String>),
-    /// Deletes the object as the `deleteOptions` of the body say.
-    Delete,
+    /// Says why in the object, and deletes it as the `deleteOptions` of the body say.
+    Delete(fn(&mut Value, &str)),
 }
 
 /// What deleting does beside removing the object.

@@ -345,7 +345,13 @@ impl Core {
         }
         self.admit(w, Operation::Update, name, Some(current), &mut value)?;
         meta::carry(&mut value, current)?;
-        if kind.generation && !matches!(w.part, Part::Status) && meta::desired_differs(&value, current, kind) {
+        // What an action does is no change of what is wanted: a pod that gets its node is the same pod.
+        let counts = match w.part {
+            Part::Main | Part::Sub(_) => true,
+            Part::Whole => w.subresource.is_empty(),
+            Part::Status => false,
+        };
+        if kind.generation && counts && meta::desired_differs(&value, current, kind) {
             let next = meta::generation(current) + 1;
             meta::of_mut(&mut value)?.insert("generation".to_owned(), next.into());
         }
@@ -385,7 +391,7 @@ impl Core {
                 return Ok(Deleted::Waits(self.shown(kind, &stored)?));
             }
             if w.dry_run {
-                return Ok(if holds {
+                return Ok(if holds || kind.special.returns_deleted {
                     Deleted::Waits(encode(&current)?)
                 } else {
                     Deleted::Gone(stored)

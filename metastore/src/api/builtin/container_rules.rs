@@ -401,6 +401,7 @@ fn resource_name(name: &str) -> Vec<String> {
     let mut out = selector::key_problems(name);
     let standard = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
     if out.is_empty() && !name.contains('/') && !standard {
+        out.push("must be a standard resource type or fully qualified".to_owned());
         out.push("must be a standard resource for containers".to_owned());
     }
     out

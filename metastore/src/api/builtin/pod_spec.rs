@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::container_rules as container;
 use super::shared::{default_to, flag, list, shown, word};
+use crate::api::names;
 use crate::api::schema::limits;
 use crate::api::selector;
 use crate::api::status::Cause;
@@ -135,11 +136,6 @@ pub(super) fn check(spec: Option<&Value>, at: &str, place: &Place<'_>, causes: &
         let why = "ephemeral containers not allowed in pod template";
         causes.push(Cause::forbidden(format!("{at}.ephemeralContainers"), why));
     }
-    for (i, secret) in list(spec, "imagePullSecrets").iter().enumerate() {
-        if word(secret, "name").is_empty() {
-            causes.push(Cause::required(format!("{at}.imagePullSecrets[{i}].name"), ""));
-        }
-    }
     if let Place::Template { names_hosts: true, .. } = place {
         causes.retain(|c| c.field != format!("{at}.hostname") && c.field != format!("{at}.subdomain"));
     }
@@ -147,12 +143,47 @@ pub(super) fn check(spec: Option<&Value>, at: &str, place: &Place<'_>, causes: &
     scheduling(spec, at, causes);
     dns(spec, at, causes);
     security(spec, at, causes);
+    for (i, alias) in list(spec, "hostAliases").iter().enumerate() {
+        for (j, name) in list(alias, "hostnames").iter().enumerate() {
+            if !names::is_subdomain(name.as_str().unwrap_or_default()) {
+                let field = format!("{at}.hostAliases[{i}].hostnames[{j}]");
+                causes.push(Cause::invalid(
+                    field,
+                    &name.to_string(),
+                    "must be an RFC 1123 subdomain",
+                ));
+            }
+        }
+    }
+    for (i, gate) in list(spec, "readinessGates").iter().enumerate() {
+        key(
+            word(gate, "conditionType"),
+            &format!("{at}.readinessGates[{i}].conditionType"),
+            causes,
+        );
+    }
+    let os = spec.pointer("/os/name").and_then(Value::as_str).unwrap_or("linux");
+    if !os.is_empty() && os != "linux" && os != "windows" {
+        causes.push(Cause::not_supported(
+            format!("{at}.os"),
+            &format!("{os:?}"),
+            &["linux", "windows"],
+        ));
+    }
     for (i, gate) in list(spec, "schedulingGates").iter().enumerate() {
+        key(word(gate, "name"), &format!("{at}.schedulingGates[{i}]"), causes);
         let before = &list(spec, "schedulingGates")[..i];
         if before.iter().any(|g| word(g, "name") == word(gate, "name")) {
             let name = format!("{:?}", word(gate, "name"));
             causes.push(Cause::duplicate(format!("{at}.schedulingGates[{i}]"), &name));
         }
+    }
+}
+
+/// A qualified name that has to be said.
+fn key(text: &str, at: &str, causes: &mut Vec<Cause>) {
+    for why in selector::key_problems(text) {
+        causes.push(Cause::invalid(at, &format!("{text:?}"), &why));
     }
 }
 
@@ -212,6 +243,19 @@ fn projection(projected: &Value, at: &str, causes: &mut Vec<Cause>) {
         if given.count() > 1 {
             let why = "may not specify more than 1 volume type per source";
             causes.push(Cause::forbidden(path.clone(), why));
+        }
+        if let Some(token) = source.get("serviceAccountToken") {
+            // The volume is named, not the source.
+            let (field, file) = (format!("{at}.path"), word(token, "path"));
+            if file.is_empty() {
+                causes.push(Cause::required(field, ""));
+            } else if file.starts_with('/') || file.split('/').any(|p| p.starts_with("..")) {
+                causes.push(Cause::invalid(
+                    field,
+                    &format!("{file:?}"),
+                    "must be a relative path without '..'",
+                ));
+            }
         }
         for kind in ["secret", "configMap"] {
             let Some(map) = source.get(kind) else { continue };
@@ -306,6 +350,21 @@ fn scheduling(spec: &Value, at: &str, causes: &mut Vec<Cause>) {
             node_term(preference, &format!("{at}.{preferred}[{i}].preference"), causes);
         }
     }
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let Some(pods) = affinity.get(kind) else { continue };
+        let terms = list(pods, required).iter().enumerate();
+        let terms = terms.map(|(i, t)| (format!("{required}[{i}]"), t));
+        let weighted = list(pods, preferred).iter().enumerate();
+        let weighted = weighted.map(|(i, t)| {
+            let term = t.get("podAffinityTerm").unwrap_or(&Value::Null);
+            (format!("{preferred}[{i}].podAffinityTerm"), term)
+        });
+        for (place, term) in terms.chain(weighted) {
+            if word(term, "topologyKey").is_empty() {
+                key("", &format!("{at}.affinity.{kind}.{place}.topologyKey"), causes);
+            }
+        }
+    }
     let constraints = list(spec, "topologySpreadConstraints");
     for (i, one) in constraints.iter().enumerate() {
         let path = format!("{at}.topologySpreadConstraints[{i}]");
@@ -358,11 +417,7 @@ fn node_term(term: &Value, at: &str, causes: &mut Vec<Cause>) {
             )),
         }
         if word(rule, "key").is_empty() {
-            causes.push(Cause::invalid(
-                format!("{at}.key"),
-                "\"\"",
-                "name part must be non-empty",
-            ));
+            key("", &format!("{at}.key"), causes);
         }
     }
 }

@@ -320,6 +320,20 @@ pub(super) fn prepare_status(new: &mut Value, old: Option<&Value>, _now: &str) {
     if let (Some(Value::Object(status)), Some(class)) = (new.get_mut("status"), old.pointer("/status/qosClass")) {
         status.entry("qosClass".to_owned()).or_insert_with(|| class.clone());
     }
+    // One address under two names: the older one counts.
+    let ip = new.pointer("/status/podIP").cloned();
+    let first = new.pointer("/status/podIPs/0/ip").cloned();
+    if let Some(Value::Object(status)) = new.get_mut("status") {
+        match (ip, first) {
+            (Some(ip), first) if first.as_ref() != Some(&ip) => {
+                status.insert("podIPs".to_owned(), json!([{"ip": ip}]));
+            }
+            (None, Some(first)) => {
+                status.insert("podIP".to_owned(), first);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Checks a change of the status.

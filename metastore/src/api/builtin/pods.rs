@@ -102,7 +102,7 @@ fn pod() -> KindSpec {
                 name: "eviction",
                 kind: "Eviction",
                 of: Some(("policy", "v1")),
-                act: Act::Delete,
+                act: Act::Delete(evict),
             },
         ],
         special: Special {
@@ -129,7 +129,7 @@ fn prepare(new: &mut Value, old: Option<&Value>, now: &str) {
     let gated = !list(&new["spec"], "schedulingGates").is_empty();
     let mut status = json!({"phase": "Pending", "qosClass": class});
     if gated {
-        status["conditions"] = json!([{"type": "PodScheduled", "status": "False", "observedGeneration": 1, "reason": "SchedulingGated",
+        status["conditions"] = json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
             "message": "Scheduling is blocked due to non-empty scheduling gates", "lastProbeTime": null, "lastTransitionTime": now}]);
     }
     if let Value::Object(map) = new {
@@ -271,7 +271,6 @@ fn bind(pod: &mut Value, binding: &Value, now: &str) -> Result<(), String> {
     if pod.pointer("/metadata/deletionTimestamp").is_some() {
         return Err(format!("pod {name} is being deleted, cannot be assigned to a host"));
     }
-    let generation = whole(pod, "/metadata/generation");
     if let Some(spec) = part(pod, "spec") {
         spec.insert("nodeName".to_owned(), json!(node));
     }
@@ -282,11 +281,26 @@ fn bind(pod: &mut Value, binding: &Value, now: &str) -> Result<(), String> {
         if let Value::Array(list) = conditions {
             list.retain(|c| c.get("type") != Some(&json!("PodScheduled")));
             list.push(
-                json!({"type": "PodScheduled", "status": "True", "observedGeneration": generation, "lastProbeTime": null, "lastTransitionTime": now}),
+                json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}),
             );
         }
     }
     Ok(())
+}
+
+/// Says in a pod that it has to leave its node.
+fn evict(pod: &mut Value, now: &str) {
+    let Some(status) = part(pod, "status") else { return };
+    let conditions = status
+        .entry("conditions".to_owned())
+        .or_insert_with(|| Value::Array(Vec::new()));
+    if let Value::Array(list) = conditions {
+        list.retain(|c| word(c, "type") != "DisruptionTarget");
+        list.push(
+            json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+            "message": "Eviction API: evicting", "lastProbeTime": null, "lastTransitionTime": now}),
+        );
+    }
 }
 
 #[cfg(test)]

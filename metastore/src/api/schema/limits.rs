@@ -146,7 +146,7 @@ impl Limit {
             Self::Label => rule(names::is_label(text), "must be an RFC 1123 label"),
             Self::Subdomain => rule(names::is_subdomain(text), "must be an RFC 1123 subdomain"),
             Self::Key => selector::key_problems(text),
-            Self::Port | Self::PortName => rule(is_port_name(text), PORT_NAME),
+            Self::Port | Self::PortName => port_name(text),
             Self::Absolute => rule(text.starts_with('/'), "must be an absolute path"),
             Self::NoDots => rule(!text.split('/').any(|p| p == ".."), "must not contain '..'"),
             Self::Relative => rule(
@@ -184,18 +184,28 @@ impl Limit {
     }
 }
 
-const PORT_NAME: &str = "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-), at least one letter (a-z), no more than 15 characters, and no hyphen at the ends or two in a row";
-
-/// Whether a text may name a port.
-fn is_port_name(text: &str) -> bool {
-    text.len() <= 15
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && text.bytes().any(|b| b.is_ascii_lowercase())
-        && !text.contains("--")
-        && !text.starts_with('-')
-        && !text.ends_with('-')
+/// What is wrong with the name of a port.
+fn port_name(text: &str) -> Vec<String> {
+    let faults = [
+        (text.len() > 15, "must be no more than 15 characters"),
+        (
+            !text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
+        ),
+        (
+            !text.bytes().any(|b| b.is_ascii_lowercase()),
+            "must contain at least one letter (a-z)",
+        ),
+        (text.contains("--"), "must not contain consecutive hyphens"),
+        (
+            text.starts_with('-') || text.ends_with('-'),
+            "must not begin or end with a hyphen",
+        ),
+    ];
+    let found = faults.into_iter().filter(|(wrong, _)| *wrong);
+    found.map(|(_, why)| why.to_owned()).collect()
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -343,7 +353,7 @@ mod tests {
             ("range(1,5)", json!(5), json!(0)),
             ("port", json!(80), json!(70000)),
             ("port", json!("http"), json!("ht--tp")),
-            ("portname", json!("a-1"), json!("-")),
+            ("portname", json!("a-1"), json!("a-")),
             ("label", json!("a-b"), json!("a.b")),
             ("subdomain", json!("a.b"), json!("A")),
             ("key", json!("a.io/b"), json!("/b")),

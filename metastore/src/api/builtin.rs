@@ -18,6 +18,9 @@ mod core;
 mod cron;
 mod events;
 mod jobs;
+#[cfg(test)]
+mod maximal;
+mod nodes;
 mod pod_cells;
 mod pod_spec;
 mod pod_update;
@@ -37,6 +40,7 @@ pub(crate) const DEFINITIONS: (&str, &str) = (APIEXTENSIONS, "customresourcedefi
 pub fn builtin_kinds() -> Vec<KindSpec> {
     [
         core::kinds(),
+        nodes::kinds(),
         service::kinds(),
         pods::kinds(),
         events::kinds(),

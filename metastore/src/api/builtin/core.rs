@@ -1,4 +1,4 @@
-//! Namespaces, nodes, ConfigMaps, Secrets and ServiceAccounts: their rows, and what each does beyond the common rules.
+//! Namespaces, ConfigMaps, Secrets and ServiceAccounts: their rows, and what each does beyond the common rules.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,8 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::shared::{count, default_to, part};
 use super::{computed, fields, row, text};
-use crate::api::connect;
-use crate::api::kinds::{Deletion, KindSpec, Special, StatusPart};
+use crate::api::kinds::{Deletion, KindSpec, StatusPart};
 use crate::api::names::NameRule;
 use crate::api::status::Cause;
 use crate::api::table::Column;
@@ -17,7 +16,7 @@ const IMMUTABLE: &str = "field is immutable when `immutable` is set";
 
 /// The rows of this file.
 pub(super) fn kinds() -> Vec<KindSpec> {
-    vec![namespace(), node(), config_map(), secret(), service_account()]
+    vec![namespace(), config_map(), secret(), service_account()]
 }
 
 fn namespace() -> KindSpec {
@@ -34,51 +33,6 @@ fn namespace() -> KindSpec {
         ],
         fields: fields(&["status.phase"]),
         ..row("", "core", "Namespace", &["ns"])
-    }
-}
-
-fn node() -> KindSpec {
-    KindSpec {
-        namespaced: false,
-        status: StatusPart::ApartAfterCreate,
-        columns: vec![
-            Column::name(),
-            computed("Status", "string", "The status of the node", node_status),
-            computed("Roles", "string", "The roles of the node", node_roles),
-            Column::age(),
-            text(
-                "Version",
-                "Kubelet Version reported by the node.",
-                ".status.nodeInfo.kubeletVersion",
-            ),
-            computed("Internal-IP", "string", "The internal address.", |n| {
-                node_address(n, "InternalIP")
-            })
-            .wide(),
-            computed("External-IP", "string", "The external address.", |n| {
-                node_address(n, "ExternalIP")
-            })
-            .wide(),
-            text("OS-Image", "OS Image reported by the node.", ".status.nodeInfo.osImage").wide(),
-            text(
-                "Kernel-Version",
-                "Kernel Version reported by the node.",
-                ".status.nodeInfo.kernelVersion",
-            )
-            .wide(),
-            text(
-                "Container-Runtime",
-                "ContainerRuntime Version reported by the node.",
-                ".status.nodeInfo.containerRuntimeVersion",
-            )
-            .wide(),
-        ],
-        fields: fields(&["spec.unschedulable=false"]),
-        special: Special {
-            connects: connect::OF_NODES,
-            ..Special::default()
-        },
-        ..row("", "core", "Node", &["no"])
     }
 }
 
@@ -202,56 +156,6 @@ fn prepare_namespace(new: &mut Value, old: Option<&Value>, _now: &str) {
     {
         map.insert("status".to_owned(), json!({"phase": "Active"}));
     }
-}
-
-fn node_status(node: &Value) -> Value {
-    let ready = node
-        .pointer("/status/conditions")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .find(|c| c.get("type") == Some(&json!("Ready")))
-        .and_then(|c| c.get("status"))
-        .and_then(Value::as_str);
-    let mut text = match ready {
-        Some("True") => "Ready",
-        Some(_) => "NotReady",
-        None => "Unknown",
-    }
-    .to_owned();
-    if node.pointer("/spec/unschedulable") == Some(&Value::Bool(true)) {
-        text.push_str(",SchedulingDisabled");
-    }
-    json!(text)
-}
-
-fn node_roles(node: &Value) -> Value {
-    const PREFIX: &str = "node-role.kubernetes.io/";
-    let mut roles: Vec<&str> = node
-        .pointer("/metadata/labels")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flat_map(Map::keys)
-        .filter_map(|k| k.strip_prefix(PREFIX))
-        .filter(|r| !r.is_empty())
-        .collect();
-    roles.sort_unstable();
-    if roles.is_empty() {
-        json!("<none>")
-    } else {
-        json!(roles.join(","))
-    }
-}
-
-fn node_address(node: &Value, kind: &str) -> Value {
-    node.pointer("/status/addresses")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .find(|a| a.get("type") == Some(&json!(kind)))
-        .and_then(|a| a.get("address"))
-        .cloned()
-        .unwrap_or_else(|| json!("<none>"))
 }
 
 fn validate_config_map(new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {

@@ -23,3 +23,5 @@ mod listen;
 mod objects;
 #[path = "api/watches.rs"]
 mod watches;
+#[path = "api/workloads.rs"]
+mod workloads;

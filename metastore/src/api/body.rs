@@ -64,7 +64,7 @@ impl ApiBody {
     }
 
     /// Pieces as they come; the length is unknown.
-    pub(crate) fn stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Self {
+    pub fn stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Self {
         Self(Inner::Stream(Box::pin(pieces)))
     }
 }

@@ -676,7 +676,7 @@ impl Core {
             parts,
         };
         let leads = call.kind.special.connects.iter().find(|c| c.name == call.subresource);
-        if leads.is_none() && !target.tail.is_empty() {
+        if !target.tail.is_empty() && leads.is_none_or(|l| l.name != "proxy") {
             return Err(Status::no_such_resource());
         }
         if reads && leads.is_none() {

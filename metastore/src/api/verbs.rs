@@ -550,7 +550,7 @@ fn configuration(mut config: Value, call: &Call) -> Result<Value, Status> {
             "the name of the object ({named}) does not match the name on the URL ({name})"
         )));
     }
-    shape::drop_nulls_only(&mut config, &kind.schema);
+    shape::drop_nulls(&mut config, &kind.schema);
     if let Some((path, wanted, found)) = shape::mistyped(&config, &kind.schema) {
         return Err(Status::unsorted(format!(
             "failed to create typed patch object ({name}; {}, Kind={}): .{path}: expected {wanted}, got {found}",

@@ -489,7 +489,7 @@ impl Core {
         let metadata = types::object_meta();
         let mut unknown = Vec::new();
         if let Some(m) = value.get_mut("metadata") {
-            shape::drop_nulls(m, &metadata);
+            shape::tidy(m, &metadata);
         }
         let mistyped = if kind.custom {
             value
@@ -497,7 +497,7 @@ impl Core {
                 .and_then(|m| shape::mistyped(m, &metadata))
                 .map(|(path, wanted, found)| (format!("metadata.{path}"), wanted, found))
         } else {
-            shape::drop_nulls(value, &kind.schema);
+            shape::tidy(value, &kind.schema);
             shape::mistyped(value, &kind.schema)
         };
         if let Some((path, wanted, found)) = mistyped {

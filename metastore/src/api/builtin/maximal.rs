@@ -166,7 +166,7 @@ fn an_object_with_every_field_comes_through_whole() {
         let mut came = object.clone();
         let mut unknown = Vec::new();
         assert_eq!(shape::mistyped(&came, &kind.schema), None, "{name}");
-        shape::drop_nulls(&mut came, &kind.schema);
+        shape::tidy(&mut came, &kind.schema);
         shape::prune(&mut came, &kind.schema, true, &mut unknown);
         shape::default(&mut came, &kind.schema);
         assert_eq!((&came, unknown), (&object, Vec::new()), "{name}");
@@ -191,7 +191,7 @@ fn a_zero_says_nothing_except_where_it_differs_from_nothing() {
     let kind = builtin_kinds().into_iter().find(|k| k.kind() == "Deployment").unwrap();
     let mut object = json!({"spec":{"paused":false,"minReadySeconds":0,"replicas":0,"template":{"spec":{"hostname":"","volumes":[],"hostUsers":false,
         "containers":[{"name":"","env":[{"name":"A","value":""}],"resources":{"limits":{"cpu":"1000m"}}}]}}}});
-    shape::drop_nulls(&mut object, &kind.schema);
+    shape::tidy(&mut object, &kind.schema);
     let spec = &object["spec"];
     assert_eq!(
         *spec,

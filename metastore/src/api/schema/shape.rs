@@ -106,18 +106,18 @@ fn takes_null(schema: &Schema) -> bool {
     schema.nullable || (schema.ty.is_none() && schema.preserve && !schema.int_or_string)
 }
 
-/// Drops nulls anywhere in a value that the schema does not describe as nullable, and zeros that say no more than nothing: built-in kinds have
-/// neither on the wire. Quantities get their one spelling.
+/// Drops nulls anywhere in a value that the schema does not describe as nullable.
 pub(crate) fn drop_nulls(value: &mut Value, schema: &Schema) {
-    tidy(value, schema, true);
+    clean(value, schema, false);
 }
 
-/// The same for a configuration that is applied: there a zero says that its manager wants it.
-pub(crate) fn drop_nulls_only(value: &mut Value, schema: &Schema) {
-    tidy(value, schema, false);
+/// Brings a value of a built-in kind into the one form that such have on the wire: without nulls, without zeros that say no more than nothing,
+/// with quantities in their one spelling.
+pub(crate) fn tidy(value: &mut Value, schema: &Schema) {
+    clean(value, schema, true);
 }
 
-fn tidy(value: &mut Value, schema: &Schema, zeros: bool) {
+fn clean(value: &mut Value, schema: &Schema, zeros: bool) {
     match value {
         Value::Object(map) => {
             map.retain(|name, member| match schema.member(name) {
@@ -132,7 +132,7 @@ fn tidy(value: &mut Value, schema: &Schema, zeros: bool) {
                     } else if zeros && s.omit && is_zero(member, s) {
                         return false;
                     }
-                    tidy(member, s, zeros);
+                    clean(member, s, zeros);
                     true
                 }
                 None => true,
@@ -141,11 +141,11 @@ fn tidy(value: &mut Value, schema: &Schema, zeros: bool) {
         Value::Array(list) => {
             if let Some(items) = &schema.items {
                 for item in list {
-                    tidy(item, items, zeros);
+                    clean(item, items, zeros);
                 }
             }
         }
-        Value::String(_) | Value::Number(_) if is_quantity(schema) => {
+        Value::String(_) | Value::Number(_) if zeros && is_quantity(schema) => {
             if let Some(text) = quantity::canonical(value) {
                 *value = Value::String(text);
             }

@@ -23,6 +23,7 @@ mod codec;
 mod connect;
 mod definitions;
 mod discovery;
+mod evict;
 mod garbage;
 mod internal;
 mod jsonpath;

@@ -171,6 +171,16 @@ fn definition() -> KindSpec {
 
 pub(crate) use access::token_request;
 
+/// Whether a label selector that is not empty selects labels.
+pub(crate) fn selects(selector: &Value, labels: Option<&Value>) -> bool {
+    shared::selects(selector, labels)
+}
+
+/// Whether the condition of a type is true.
+pub(crate) fn is_condition(object: &Value, ty: &str) -> bool {
+    shared::is_condition(object, ty)
+}
+
 /// The label selector of an object as text, for scale and tables.
 pub(crate) fn selector_text(selector: &Value) -> String {
     shared::label_selector_text(selector)

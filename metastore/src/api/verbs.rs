@@ -428,17 +428,7 @@ impl Core {
                 if let Some(said) = parsed.value.get("deleteOptions") {
                     read_delete_options(said, &mut options, &mut conditions)?;
                 }
-                self.update(call.writing(Part::Whole, options), name, false, &mut |current| {
-                    let mut value = current.clone();
-                    say(&mut value, &meta::now());
-                    Ok(Parsed {
-                        value,
-                        duplicates: Vec::new(),
-                    })
-                })
-                .await?;
-                self.delete(call.writing(Part::Main, options), name, &conditions)
-                    .await?;
+                self.evict(call, options, conditions, say).await?;
                 return Ok(json_response(StatusCode::CREATED, success(None, Some(201))));
             }
         };

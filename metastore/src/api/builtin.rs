@@ -17,6 +17,7 @@ mod container_rules;
 mod core;
 mod cron;
 mod events;
+mod job_rules;
 mod jobs;
 #[cfg(test)]
 mod maximal;

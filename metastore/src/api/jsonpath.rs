@@ -23,6 +23,8 @@ enum Step {
 
 /// Longest path accepted.
 const MAX_PATH: usize = 1024;
+/// Most steps: what is put at the end of one must be read again.
+const MAX_STEPS: usize = 64;
 
 impl Path {
     /// Parses; the error says what is not understood.
@@ -37,6 +39,9 @@ impl Path {
         }
         let mut steps = Vec::new();
         while !rest.is_empty() {
+            if steps.len() == MAX_STEPS {
+                return Err(format!("more than {MAX_STEPS} steps"));
+            }
             if let Some(after) = rest.strip_prefix('.') {
                 let (name, tail) = member(after);
                 if name.is_empty() && !tail.starts_with('[') {

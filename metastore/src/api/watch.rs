@@ -33,6 +33,8 @@ const DEFAULT_LIFE: Duration = Duration::from_secs(1800);
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Events taken in one go before the connection gets a turn.
 const BATCH: usize = 64;
+/// And no more bytes than this: what a client that does not read makes us hold.
+const BATCH_BYTES: usize = 256 * 1024;
 
 /// What stands between the bytes of a watch event.
 const fn head(kind: EventKind) -> &'static [u8] {
@@ -210,10 +212,15 @@ impl Watcher {
                 return self.error(&Status::internal("the changes cannot be read"));
             }
         };
+        let mut bytes = 0;
         for _ in 0..BATCH {
             let Some(event) = next else { return };
             if let Err(status) = self.event(&event) {
                 return self.error(&status);
+            }
+            bytes += event.object.json.len();
+            if bytes >= BATCH_BYTES {
+                return;
             }
             next = self.watch.as_mut().and_then(Watch::try_next);
         }

@@ -161,6 +161,11 @@ impl Watching {
         }
     }
 
+    /// The body as it is.
+    pub(crate) fn into_body(self) -> ApiBody {
+        self.body
+    }
+
     /// The next event; none when the watch is over.
     pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {

@@ -1,5 +1,6 @@
 //! Watches: what comes first, what a selector makes of a change, what happens to those who come too late.
 
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 use crate::support::{Api, version};
@@ -161,4 +162,55 @@ async fn one_shown_in_two_groups_is_one_object() {
     );
     let (_, list) = api.get("/api/v1/events?fieldSelector=involvedObject.name%3Dp").await;
     assert_eq!(list["items"][0]["apiVersion"], "v1");
+}
+
+#[tokio::test]
+async fn all_watchers_of_a_change_send_the_same_bytes() {
+    let api = Api::start().await;
+    let from = api.config_map("a", json!({})).await;
+    let mut bodies = Vec::new();
+    for _ in 0..200 {
+        let watch = api.watch(&format!("{MAPS}?watch=1&resourceVersion={from}")).await;
+        bodies.push(watch.into_body());
+    }
+    api.patch(&format!("{MAPS}/a"), json!({"data": {"k": "2"}})).await;
+    let mut seen = std::collections::BTreeSet::new();
+    for body in &mut bodies {
+        // What stands before the object, the object, and what stands behind it: no copy of any of them.
+        for _ in 0..3 {
+            let frame = body.frame().await.unwrap().unwrap();
+            let bytes = frame.into_data().unwrap();
+            seen.insert((bytes.as_ptr() as usize, bytes.len()));
+        }
+    }
+    assert_eq!(seen.len(), 3);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_no_more_than_a_batch() {
+    let small = |o: &mut metastore::store::StoreOptions| {
+        (o.ring, o.ring_bytes, o.log_keep) = (16, 8 << 20, 5);
+    };
+    let api = Api::with(small, |b| b).await;
+    let from = api.config_map("a", json!({})).await;
+    let watch = api.watch(&format!("{MAPS}?watch=1&resourceVersion={from}")).await;
+    let mut body = watch.into_body();
+    for n in 0..6 {
+        let data = n.to_string().repeat(200_000);
+        api.patch(&format!("{MAPS}/a"), json!({"data": {"k": data}})).await;
+    }
+    let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(first.starts_with(b"{\"type\":\"MODIFIED\""));
+    // What was not taken with the first is forgotten meanwhile.
+    for n in 0..200 {
+        api.patch(&format!("{MAPS}/a"), json!({"data": {"k": n.to_string()}}))
+            .await;
+    }
+    let mut rest = Vec::new();
+    while let Some(frame) = body.frame().await {
+        rest.extend_from_slice(&frame.unwrap().into_data().unwrap());
+    }
+    let lines = rest.split(|b| *b == b'\n').filter(|l| !l.is_empty()).count();
+    assert!(rest.windows(7).any(|w| w == b"\"ERROR\""));
+    assert_eq!(lines, 3, "two changes of the batch, and the error");
 }

@@ -13,6 +13,7 @@
 //! bounded before they are worked on; a stored object is not encoded again to be shown in its stored form.
 
 mod accounts;
+mod addresses;
 mod apply;
 mod audit;
 mod auth;
@@ -24,6 +25,7 @@ mod connect;
 mod definitions;
 mod discovery;
 mod evict;
+mod faults;
 mod fuzz;
 mod garbage;
 mod internal;
@@ -33,6 +35,7 @@ mod lifecycle;
 mod meta;
 mod names;
 mod openapi;
+mod own_service;
 mod patch;
 mod protobuf;
 mod rbac;
@@ -50,6 +53,7 @@ mod verbs;
 mod watch;
 mod write;
 
+pub use addresses::{RangeError, ServiceRange};
 pub use audit::STREAM as AUDIT_STREAM;
 pub use auth::{ANONYMOUS, Admission, AdmitContext, Attributes, Authorizer, Decision, MASTERS, Operation, User};
 pub use body::ApiBody;

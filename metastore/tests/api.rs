@@ -21,6 +21,8 @@ mod lifecycle;
 mod listen;
 #[path = "api/objects.rs"]
 mod objects;
+#[path = "api/services.rs"]
+mod services;
 #[path = "api/watches.rs"]
 mod watches;
 #[path = "api/workloads.rs"]

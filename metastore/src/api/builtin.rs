@@ -11,26 +11,34 @@ use super::schema::types;
 use super::table::{Cell, Column, path};
 
 mod access;
-#[allow(dead_code)]
 mod checks;
+mod classes;
 mod container_rules;
 mod core;
 mod cron;
+mod data;
+mod endpoints;
 mod events;
 mod job_rules;
 mod jobs;
 #[cfg(test)]
 mod maximal;
+mod network;
 mod nodes;
 mod pod_cells;
 mod pod_spec;
 mod pod_update;
 mod pods;
+mod quota;
 mod rbac;
 mod service;
 mod shared;
+mod storage;
 mod workload_rules;
 mod workloads;
+
+pub(crate) use classes::system_priorities;
+pub(crate) use service::Gave;
 
 const APIEXTENSIONS: &str = "apiextensions.k8s.io";
 
@@ -42,11 +50,17 @@ pub fn builtin_kinds() -> Vec<KindSpec> {
     [
         core::kinds(),
         nodes::kinds(),
+        data::kinds(),
         service::kinds(),
         pods::kinds(),
         events::kinds(),
         workloads::kinds(),
         rbac::kinds(),
+        endpoints::kinds(),
+        network::kinds(),
+        storage::kinds(),
+        quota::kinds(),
+        classes::kinds(),
         jobs::kinds(),
         extensions(),
         access::kinds(),
@@ -63,6 +77,8 @@ fn row(group: &str, package: &str, kind: &str, short: &[&str]) -> KindSpec {
     let singular = kind.to_lowercase();
     let plural = if singular.ends_with('s') {
         format!("{singular}es")
+    } else if let Some(stem) = singular.strip_suffix('y') {
+        format!("{stem}ies")
     } else {
         format!("{singular}s")
     };
@@ -126,7 +142,7 @@ fn fields(list: &[&'static str]) -> Vec<Selected> {
 }
 
 fn text(name: &str, about: &str, at: &str) -> Column {
-    let cell = path(at).map_or(Cell::Of(|_| Value::Null), Cell::Value);
+    let cell = path(at).map_or(Cell::Of(|_| Value::Null), Cell::Word);
     Column::new(name, "string", about, cell)
 }
 

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::addresses::Giver;
+use super::builtin::Gave;
 use super::jsonpath::Path;
 use super::names::NameRule;
 use super::openapi::Documents;
@@ -68,6 +70,8 @@ pub(crate) struct Selected {
 /// What only some built-in kinds have.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Special {
+    /// Gives an object what only one can have.
+    pub(crate) give: Option<Give>,
     /// Completes an object whose status was written.
     pub(crate) prepare_status: Option<Prepare>,
     /// Finds what is wrong with a new status.
@@ -112,6 +116,8 @@ pub(crate) struct Connects {
 
 /// Completes an object before it is admitted: (new, old, now as RFC 3339).
 pub(crate) type Prepare = fn(&mut Value, Option<&Value>, &str);
+/// Gives an object what only one can have: (new, old, who gives).
+pub(crate) type Give = fn(&mut Value, Option<&Value>, &mut Giver<'_>) -> Result<(), Gave>;
 /// Finds what is wrong with an object: (new, old, causes).
 pub(crate) type Validate = fn(&Value, Option<&Value>, &mut Vec<Cause>);
 

@@ -180,7 +180,7 @@ impl Core {
         }
         let key = kind.key(call.namespace.as_deref().unwrap_or_default(), name);
         let Some(object) = self.read(&key)? else {
-            return Err(Status::not_found(&kind.group, &kind.plural, name));
+            return Err(Status::not_found(&kind.storage.group, &kind.plural, name));
         };
         if form == Form::Json {
             return Ok(json_response(StatusCode::OK, self.shown(kind, &object)?));
@@ -376,7 +376,7 @@ impl Core {
     /// The scale of an object, and the object.
     pub(crate) fn scale(&self, kind: &KindSpec, namespace: &str, name: &str) -> Result<(Value, Value), Status> {
         let Some(object) = self.read(&kind.key(namespace, name))? else {
-            return Err(Status::not_found(&kind.group, &kind.plural, name));
+            return Err(Status::not_found(&kind.storage.group, &kind.plural, name));
         };
         let mut value = parse(&object)?;
         kind.show(&mut value);

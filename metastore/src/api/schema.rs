@@ -17,6 +17,7 @@ pub(crate) mod pattern;
 pub(crate) mod quantity;
 pub(crate) mod shape;
 pub(crate) mod table;
+pub(crate) mod times;
 pub(crate) mod types;
 
 /// Deepest nesting of a schema; real ones stay under 40.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
@@ -13,10 +14,11 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::
 use http_body::Body;
 use serde_json::{Value, json};
 
+use super::addresses::ServiceRange;
 use super::auth::{Admission, Admissions, Attributes, Authority, Authorizer, User};
 use super::body::ApiBody;
 use super::budget::{self, Budget};
-use super::builtin::{DEFINITIONS, builtin_kinds};
+use super::builtin::{DEFINITIONS, builtin_kinds, system_priorities};
 use super::connect::Connector;
 use super::garbage::{self, Collects};
 use super::kinds::{KindSpec, Registry};
@@ -25,7 +27,7 @@ use super::request::{self, Query, ResourcePath, Route};
 use super::status::Status;
 use super::token::{KeyError, TokenOptions, Tokens};
 use super::write::{Owner, Part, Writing};
-use super::{accounts, audit, codec, definitions, discovery, lifecycle, openapi, rbac, write};
+use super::{accounts, audit, codec, definitions, discovery, lifecycle, openapi, own_service, rbac, write};
 use crate::store::{ListOptions, Scope, Store};
 
 /// Watches open at a time in one server; each costs some kilobytes.
@@ -81,6 +83,10 @@ pub(crate) struct Core {
     /// Rings when an object was removed.
     pub(crate) removed: tokio::sync::Notify,
     pub(crate) drain: Drain,
+    /// What Services are given addresses from.
+    pub(crate) service_ranges: Vec<ServiceRange>,
+    /// Held from the look at what is given to the commit of what was given.
+    pub(crate) giving: tokio::sync::Mutex<()>,
     pub(crate) node: Option<String>,
     pub(crate) consistent_stream: bool,
     /// The way to running programs, where there is one.
@@ -100,6 +106,8 @@ pub struct Builder {
     audit: bool,
     collects: Collects,
     drain: Drain,
+    service_ranges: Vec<ServiceRange>,
+    advertised: Option<SocketAddr>,
     node: Option<String>,
     consistent_stream: bool,
     answers: usize,
@@ -208,6 +216,25 @@ impl Builder {
         self
     }
 
+    /// The ranges from which Services get their addresses, one for each family, the preferred family first; `10.96.0.0/16` when not called.
+    #[must_use]
+    pub fn service_ranges(mut self, ranges: impl IntoIterator<Item = ServiceRange>) -> Self {
+        self.service_ranges.clear();
+        for range in ranges {
+            if self.service_ranges.iter().all(|r| r.family() != range.family()) {
+                self.service_ranges.push(range);
+            }
+        }
+        self
+    }
+
+    /// Where programs in pods reach this server: the Service `kubernetes` leads there. Without it there is no such Service.
+    #[must_use]
+    pub const fn advertise(mut self, address: SocketAddr) -> Self {
+        self.advertised = Some(address);
+        self
+    }
+
     /// The gateway's name, for a server at the edge.
     #[must_use]
     pub fn node_name(mut self, name: impl Into<String>) -> Self {
@@ -259,6 +286,8 @@ impl Builder {
             emptying: Mutex::default(),
             removed: tokio::sync::Notify::new(),
             drain: self.drain,
+            service_ranges: self.service_ranges,
+            giving: tokio::sync::Mutex::new(()),
             node: self.node,
             consistent_stream: self.consistent_stream,
             connector: self.connector,
@@ -272,6 +301,16 @@ impl Builder {
                 Err(s) if s.reason == "AlreadyExists" || s.code == 404 => {}
                 Err(s) => return Err(BuildError::Store(s)),
             }
+        }
+        for class in system_priorities() {
+            match server.create(&User::internal(), class).await {
+                Ok(_) => {}
+                Err(s) if s.reason == "AlreadyExists" || s.code == 404 => {}
+                Err(s) => return Err(BuildError::Store(s)),
+            }
+        }
+        if let Some(address) = self.advertised {
+            own_service::keep(&server, address).await.map_err(BuildError::Store)?;
         }
         for text in &self.definitions {
             install(&server, text).await?;
@@ -356,6 +395,8 @@ impl ApiServer {
             audit: true,
             collects: Arc::new(|_| true),
             drain: Drain::new(),
+            service_ranges: vec![ServiceRange::default()],
+            advertised: None,
             node: None,
             consistent_stream: false,
             answers: budget::ANSWERS,

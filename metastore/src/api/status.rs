@@ -115,6 +115,11 @@ impl Cause {
         Self::new("FieldValueForbidden", field, format!("Forbidden: {why}"))
     }
 
+    /// What the server could not find out.
+    pub fn internal(field: impl Into<String>, why: &str) -> Self {
+        Self::new("InternalError", field, format!("Internal error: {why}"))
+    }
+
     /// Two of what may be there once.
     pub fn duplicate(field: impl Into<String>, value: &str) -> Self {
         Self::new(

@@ -20,10 +20,14 @@ pub(crate) struct Column {
 pub(crate) enum Cell {
     /// The first value at a path, as it is.
     Value(Path),
+    /// The text at a path, empty when there is none.
+    Word(Path),
     /// All values at a path, joined for printing.
     Text(Path),
     /// The time since the timestamp at a path.
     Age(Path),
+    /// The time since the first timestamp that there is at one of these paths.
+    Ages(Vec<Path>),
     /// Computed.
     Of(fn(&Value) -> Value),
     /// Computed by the time (milliseconds since 1970).
@@ -88,8 +92,17 @@ impl Column {
                 None | Some(Value::Null) => Value::Null,
                 Some(v) => self.coerce(v),
             },
+            Cell::Word(p) => p
+                .first(object)
+                .filter(|v| v.is_string())
+                .cloned()
+                .unwrap_or_else(|| json!("")),
             Cell::Text(p) => joined(&p.find(object)),
             Cell::Age(p) => match p.first(object).and_then(Value::as_str) {
+                None => json!("<unknown>"),
+                Some(text) => json!(age(text, now_ms)),
+            },
+            Cell::Ages(paths) => match paths.iter().find_map(|p| p.first(object)?.as_str()) {
                 None => json!("<unknown>"),
                 Some(text) => json!(age(text, now_ms)),
             },

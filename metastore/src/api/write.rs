@@ -8,8 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::addresses::Giver;
 use super::apply::{self, Manager};
 use super::auth::{AdmitContext, Operation, User};
+use super::builtin::Gave;
 use super::garbage::{FOREGROUND, ORPHAN};
 use super::kinds::{Deletion, KindSpec, StatusPart, SubPart};
 use super::request::Strictness;
@@ -164,6 +166,7 @@ impl Core {
         name: &str,
     ) -> Result<Written, Status> {
         let kind = w.kind;
+        let _turn = self.turn(kind).await;
         let now = meta::now();
         meta::begin(&mut value, kind, w.namespace, name, &now)?;
         if kind.status == StatusPart::Apart
@@ -184,12 +187,13 @@ impl Core {
         let gate = self.gate.read().await;
         self.check_place(kind, w.namespace, name)?;
         self.admit(w, Operation::Create, name, None, &mut value)?;
+        self.give(w, &mut value, None, name)?;
         self.validate(w, &value, None, name)?;
         note_owner(w, None, &mut value, given)?;
         let warnings = warnings_of(w, &value, None);
         if w.dry_run {
             if self.read(&kind.key(w.namespace, name))?.is_some() {
-                return Err(Status::already_exists(&kind.group, &kind.plural, name));
+                return Err(Status::already_exists(&kind.storage.group, &kind.plural, name));
             }
             return Ok(Written {
                 json: encode(&value)?,
@@ -237,7 +241,7 @@ impl Core {
                 Ok(written) => return Ok(written),
             }
         }
-        Err(Status::modified(&w.kind.group, &w.kind.plural, name))
+        Err(Status::modified(&w.kind.storage.group, &w.kind.plural, name))
     }
 
     async fn update_once(
@@ -247,9 +251,10 @@ impl Core {
         change: &mut (dyn FnMut(&Value) -> Result<Body, Status> + Send),
     ) -> Result<Written, Lost> {
         let kind = w.kind;
+        let _turn = self.turn(kind).await;
         let key = kind.key(w.namespace, name);
         let Some(stored) = self.read(&key)? else {
-            return Err(Status::not_found(&kind.group, &kind.plural, name).into());
+            return Err(Status::not_found(&kind.storage.group, &kind.plural, name).into());
         };
         let mut current = parse(&stored)?;
         kind.show(&mut current);
@@ -345,6 +350,9 @@ impl Core {
         }
         self.admit(w, Operation::Update, name, Some(current), &mut value)?;
         meta::carry(&mut value, current)?;
+        if matches!(w.part, Part::Main) {
+            self.give(w, &mut value, Some(current), name)?;
+        }
         // What an action does is no change of what is wanted: a pod that gets its node is the same pod.
         let counts = match w.part {
             Part::Main | Part::Sub(_) => true,
@@ -373,10 +381,10 @@ impl Core {
         for _ in 0..MAX_RACES {
             if matches!(kind.deletion, Deletion::EmptiesNamespace) && IMMORTAL.contains(&name) {
                 let why = "this namespace may not be deleted";
-                return Err(Status::forbidden(&kind.group, &kind.plural, name, why));
+                return Err(Status::forbidden(&kind.storage.group, &kind.plural, name, why));
             }
             let Some(stored) = self.read(&key)? else {
-                return Err(Status::not_found(&kind.group, &kind.plural, name));
+                return Err(Status::not_found(&kind.storage.group, &kind.plural, name));
             };
             let mut current = parse(&stored)?;
             kind.show(&mut current);
@@ -432,7 +440,7 @@ impl Core {
                 }
             }
         }
-        Err(Status::modified(&kind.group, &kind.plural, name))
+        Err(Status::modified(&kind.storage.group, &kind.plural, name))
     }
 
     /// One object from the store.
@@ -559,6 +567,27 @@ impl Core {
         self.admissions.admit(&context, old, new)
     }
 
+    /// The turn to give what only one object can have, where the kind is given such: held until what was given is committed.
+    async fn turn(&self, kind: &KindSpec) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        match kind.special.give {
+            Some(_) => Some(self.giving.lock().await),
+            None => None,
+        }
+    }
+
+    /// Gives an object what only one can have.
+    fn give(&self, w: &Writing<'_>, value: &mut Value, old: Option<&Value>, name: &str) -> Result<(), Status> {
+        let kind = w.kind;
+        let Some(give) = kind.special.give.filter(|_| !matches!(w.part, Part::Whole)) else {
+            return Ok(());
+        };
+        let mut giver = Giver::new(&self.store, &self.service_ranges, kind.key(w.namespace, name));
+        give(value, old, &mut giver).map_err(|gave| match gave {
+            Gave::Wrong(causes) => Status::invalid(&kind.storage.group, &kind.kind, name, causes),
+            Gave::Status(status) => *status,
+        })
+    }
+
     fn validate(&self, w: &Writing<'_>, value: &Value, old: Option<&Value>, name: &str) -> Result<(), Status> {
         let kind = w.kind;
         let mut causes = Vec::new();
@@ -592,7 +621,7 @@ impl Core {
         if causes.is_empty() {
             return Ok(());
         }
-        Err(Status::invalid(&kind.group, &kind.kind, name, causes))
+        Err(Status::invalid(&kind.storage.group, &kind.kind, name, causes))
     }
 
     /// Whether there may be something new: the namespace is there and stays, the definition is not going away.
@@ -615,7 +644,7 @@ impl Core {
         };
         if meta::is_terminating(&parse(&object)?) {
             let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
-            let mut status = Status::forbidden(&kind.group, &kind.plural, name, &why);
+            let mut status = Status::forbidden(&kind.storage.group, &kind.plural, name, &why);
             if let Some(details) = &mut status.details {
                 details.causes.push(Cause {
                     reason: "NamespaceTerminating".to_owned(),
@@ -699,7 +728,7 @@ fn check_identity(value: &Value, current: &Value, w: &Writing<'_>, name: &str) -
         )));
     }
     check_namespace(value, kind, w.namespace)?;
-    let conflict = |why: &str| Err(Status::conflict(&kind.group, &kind.plural, name, why));
+    let conflict = |why: &str| Err(Status::conflict(&kind.storage.group, &kind.plural, name, why));
     let uid = meta::text(value, "uid");
     let have = meta::text(current, "uid");
     if !uid.is_empty() && uid != have {
@@ -717,7 +746,7 @@ fn check_identity(value: &Value, current: &Value, w: &Writing<'_>, name: &str) -
         )));
     }
     if version != meta::text(current, "resourceVersion") {
-        return Err(Status::modified(&kind.group, &kind.plural, name));
+        return Err(Status::modified(&kind.storage.group, &kind.plural, name));
     }
     Ok(())
 }
@@ -865,10 +894,10 @@ pub(crate) fn encode(value: &Value) -> Result<Bytes, Status> {
 pub(crate) fn commit_status(error: CommitError, kind: &KindSpec, name: &str) -> Status {
     match error {
         CommitError::Conflict { .. } | CommitError::UidConflict { .. } | CommitError::KvConflict { .. } => {
-            Status::modified(&kind.group, &kind.plural, name)
+            Status::modified(&kind.storage.group, &kind.plural, name)
         }
-        CommitError::NotFound(_) => Status::not_found(&kind.group, &kind.plural, name),
-        CommitError::Exists(_) => Status::already_exists(&kind.group, &kind.plural, name),
+        CommitError::NotFound(_) => Status::not_found(&kind.storage.group, &kind.plural, name),
+        CommitError::Exists(_) => Status::already_exists(&kind.storage.group, &kind.plural, name),
         CommitError::Invalid { reason, .. } => Status::bad_request(format!("the object cannot be stored: {reason}")),
         CommitError::Full => Status::disk_full(),
         CommitError::Overloaded => Status::too_many_requests(1),

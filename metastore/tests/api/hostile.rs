@@ -65,7 +65,7 @@ async fn each_excess_has_its_status() {
     );
     assert_eq!(status(&api, "POST", MAPS, "application/yaml", "a: &a [*a]").await, 400);
     let huge = json!({"metadata": {"name": "big"}, "data": {"x": "y".repeat(2 << 20)}});
-    assert_eq!(status(&api, "POST", MAPS, json, huge.to_string()).await, 400);
+    assert_eq!(status(&api, "POST", MAPS, json, huge.to_string()).await, 422);
     assert_eq!(
         status(
             &api,

@@ -1,20 +1,15 @@
-//! The rules that fields of many kinds follow: names, labels, selectors, ports, addresses. Each says every fault it finds, as a client is told
-//! one cause for each.
+//! The rules that parts of many kinds follow: selectors, ports, references. Every fault found is a cause of its own, named by its place.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
+pub(super) use crate::api::faults::{
+    Faults, canonical_ip, cidr, data_key, dns_1035_label, dns_label, dns_subdomain, ip, label_key, label_value, masked,
+    parse_cidr, parse_ip, path_segment, port_name, wildcard_subdomain,
+};
 use crate::api::status::Cause;
 
-/// What is wrong with a text; nothing when it is as it should be.
-pub(super) type Faults = Vec<&'static str>;
-
-const LONG_63: &str = "must be no more than 63 characters";
-const LONG_253: &str = "must be no more than 253 characters";
-const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
-const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character";
 pub(super) const IMMUTABLE: &str = "field is immutable";
 pub(super) const PORT: &str = "must be between 1 and 65535, inclusive";
 pub(super) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
@@ -170,219 +165,6 @@ pub(super) fn not_negative(at: At<'_>, number: Option<i64>, causes: &mut Vec<Cau
     }
 }
 
-// ---- texts ----
-
-pub(super) fn dns_label(text: &str) -> Faults {
-    let mut out = Faults::new();
-    if text.len() > 63 {
-        out.push(LONG_63);
-    }
-    if !is_long_label(text) {
-        out.push(LABEL);
-    }
-    out
-}
-
-/// A label whose length somebody else has looked at.
-fn is_long_label(text: &str) -> bool {
-    let b = text.as_bytes();
-    !b.is_empty()
-        && b.iter()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'-')
-        && b[0] != b'-'
-        && b[b.len() - 1] != b'-'
-}
-
-pub(super) fn dns_subdomain(text: &str) -> Faults {
-    let mut out = Faults::new();
-    if text.len() > 253 {
-        out.push(LONG_253);
-    }
-    if !text.split('.').all(is_long_label) {
-        out.push(SUBDOMAIN);
-    }
-    out
-}
-
-pub(super) fn wildcard_subdomain(text: &str) -> Faults {
-    let mut out = Faults::new();
-    if text.len() > 253 {
-        out.push(LONG_253);
-    }
-    if !text.strip_prefix("*.").is_some_and(|t| t.split('.').all(is_long_label)) {
-        out.push("a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain");
-    }
-    out
-}
-
-pub(super) fn dns_1035_label(text: &str) -> Faults {
-    let mut out = Faults::new();
-    if text.len() > 63 {
-        out.push(LONG_63);
-    }
-    if !(is_long_label(text) && text.as_bytes()[0].is_ascii_lowercase()) {
-        out.push(
-            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character",
-        );
-    }
-    out
-}
-
-/// A name between alphanumeric ends, with `-`, `_` and `.` inside, of any length.
-fn is_qualified(text: &str) -> bool {
-    let b = text.as_bytes();
-    !b.is_empty()
-        && b.iter().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(c))
-        && b[0].is_ascii_alphanumeric()
-        && b[b.len() - 1].is_ascii_alphanumeric()
-}
-
-/// A label key: an optional DNS prefix, and a name.
-pub(super) fn label_key(text: &str) -> Faults {
-    let mut out = Faults::new();
-    let mut parts = text.split('/');
-    let first = parts.next().unwrap_or_default();
-    let name = match (parts.next(), parts.next()) {
-        (None, _) => first,
-        (Some(name), None) => {
-            if first.is_empty() {
-                out.push("prefix part must be non-empty");
-            } else {
-                out.extend(dns_subdomain(first));
-            }
-            name
-        }
-        _ => {
-            out.push("a qualified name must consist of alphanumeric characters, '-', '_' or '.', with an optional DNS subdomain prefix and '/'");
-            return out;
-        }
-    };
-    if name.is_empty() {
-        out.push("name part must be non-empty");
-    } else if name.len() > 63 {
-        out.push("name part must be no more than 63 characters");
-    }
-    if !is_qualified(name) {
-        out.push("name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character");
-    }
-    out
-}
-
-pub(super) fn label_value(text: &str) -> Faults {
-    let mut out = Faults::new();
-    if text.len() > 63 {
-        out.push(LONG_63);
-    }
-    if !text.is_empty() && !is_qualified(text) {
-        out.push("a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character");
-    }
-    out
-}
-
-/// A key of the data of a ConfigMap or Secret.
-pub(super) fn data_key(text: &str) -> Faults {
-    let mut out = Faults::new();
-    if text.len() > 253 {
-        out.push(LONG_253);
-    }
-    let known = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    if text.is_empty() || !text.bytes().all(known) {
-        out.push("a valid config key must consist of alphanumeric characters, '-', '_' or '.'");
-    }
-    match text {
-        "." => out.push("must not be '.'"),
-        ".." => out.push("must not be '..'"),
-        t if t.starts_with("..") => out.push("must not start with '..'"),
-        _ => {}
-    }
-    out
-}
-
-/// The name of a port, as IANA has them.
-pub(super) fn port_name(text: &str) -> Faults {
-    let mut out = Faults::new();
-    if text.len() > 15 {
-        out.push("must be no more than 15 characters");
-    }
-    let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if text.is_empty() || !text.bytes().all(known) {
-        out.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)");
-    }
-    if !text.bytes().any(|b| b.is_ascii_lowercase()) {
-        out.push("must contain at least one letter (a-z)");
-    }
-    if text.contains("--") {
-        out.push("must not contain consecutive hyphens");
-    }
-    if text.starts_with('-') || text.ends_with('-') {
-        out.push("must not begin or end with a hyphen");
-    }
-    out
-}
-
-/// A path segment that is a name: roles.
-pub(super) fn path_segment(text: &str) -> Faults {
-    if matches!(text, "." | "..") {
-        return vec!["may not be '.' or '..'"];
-    }
-    let mut out = Faults::new();
-    if text.contains('/') {
-        out.push("may not contain '/'");
-    }
-    if text.contains('%') {
-        out.push("may not contain '%'");
-    }
-    out
-}
-
-/// An address in the form that everybody reads alike.
-pub(super) fn ip(text: &str) -> Faults {
-    match text.parse::<IpAddr>() {
-        Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => vec!["must not be an IPv4-mapped IPv6 address"],
-        Ok(_) => Faults::new(),
-        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"],
-    }
-}
-
-/// A range of addresses: the address, and the length of its prefix.
-pub(super) fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
-    let (address, length) = text.split_once('/')?;
-    let address: IpAddr = address.parse().ok()?;
-    if length.len() > 3 || !length.bytes().all(|b| b.is_ascii_digit()) || (length.len() > 1 && length.starts_with('0'))
-    {
-        return None;
-    }
-    let length: u8 = length.parse().ok()?;
-    (length <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, length))
-}
-
-/// The address of a range with nothing set behind its prefix.
-pub(super) fn masked(address: IpAddr, length: u8) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-            IpAddr::V4((v4.to_bits() & mask).into())
-        }
-        IpAddr::V6(v6) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-            IpAddr::V6((v6.to_bits() & mask).into())
-        }
-    }
-}
-
-pub(super) fn cidr(text: &str) -> Faults {
-    match parse_cidr(text) {
-        None => vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"],
-        Some((IpAddr::V6(v6), _)) if v6.to_ipv4_mapped().is_some() => {
-            vec!["must not have an IPv4-mapped IPv6 address"]
-        }
-        Some((address, length)) if masked(address, length) != address => {
-            vec!["must not have bits set beyond the prefix length"]
-        }
-        Some(_) => Faults::new(),
-    }
-}
-
 // ---- parts of many kinds ----
 
 /// A number or name of a port.
@@ -442,51 +224,60 @@ pub(super) fn label_selector(at: At<'_>, selector: &Value, causes: &mut Vec<Caus
     }
 }
 
+/// A term that selects nodes by labels or fields.
+pub(super) fn node_selector_term(at: At<'_>, term: &Value, causes: &mut Vec<Cause>) {
+    const NOT_AN_OPERATOR: &str = "not a valid selector operator";
+    let list = at.member("matchExpressions");
+    for (i, wanted) in items(term, "matchExpressions").iter().enumerate() {
+        let at = list.item(i);
+        let list = at.member("values");
+        let values = items(wanted, "values");
+        match word(wanted, "operator") {
+            "In" | "NotIn" if values.is_empty() => causes.push(Cause::required(
+                list,
+                "must be specified when `operator` is 'In' or 'NotIn'",
+            )),
+            "Exists" | "DoesNotExist" if !values.is_empty() => causes.push(Cause::forbidden(
+                list,
+                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+            )),
+            "Gt" | "Lt" if values.len() != 1 => causes.push(Cause::required(
+                list,
+                "must be specified single value when `operator` is 'Lt' or 'Gt'",
+            )),
+            "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
+            other => refuse(at.member("operator"), other, &[NOT_AN_OPERATOR], causes),
+        }
+        let key = word(wanted, "key");
+        refuse(at.member("key"), key, &label_key(key), causes);
+        for (v, value) in values.iter().enumerate() {
+            let value = value.as_str().unwrap_or_default();
+            refuse(list.item(v), value, &label_value(value), causes);
+        }
+    }
+    let list = at.member("matchFields");
+    for (i, wanted) in items(term, "matchFields").iter().enumerate() {
+        let at = list.item(i);
+        let values = items(wanted, "values");
+        match word(wanted, "operator") {
+            "In" | "NotIn" if values.len() != 1 => causes.push(Cause::required(
+                at.member("values"),
+                "must be only one value when `operator` is 'In' or 'NotIn' for node field selector",
+            )),
+            "In" | "NotIn" => {}
+            other => refuse(at.member("operator"), other, &[NOT_AN_OPERATOR], causes),
+        }
+        let key = word(wanted, "key");
+        if key != "metadata.name" {
+            refuse(at.member("key"), key, &["not a valid field selector key"], causes);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn every_fault_of_a_text_is_said() {
-        let long = "a".repeat(300);
-        for (faults, count) in [
-            (dns_label("a-1"), 0),
-            (dns_label(""), 1),
-            (dns_label("a.b"), 1),
-            (dns_label(&"A".repeat(64)), 2),
-            (dns_label("ü"), 1),
-            (dns_subdomain("a.b"), 0),
-            (dns_subdomain(&format!("{long}_")), 2),
-            (wildcard_subdomain("*.a.b"), 0),
-            (wildcard_subdomain("*a"), 1),
-            (dns_1035_label("1a"), 1),
-            (label_key("x.io/a"), 0),
-            (label_key(""), 2),
-            (label_key("/"), 3),
-            (label_key("a/b/c"), 1),
-            (label_value(""), 0),
-            (label_value(&format!("{long}_")), 2),
-            (data_key(".."), 1),
-            (data_key("a b"), 1),
-            (port_name("http"), 0),
-            (port_name(""), 2),
-            (port_name("-8-"), 2),
-            (path_segment("system:a/b%"), 2),
-            (path_segment(".."), 1),
-            (ip("10.0.0.1"), 0),
-            (ip("::ffff:1.2.3.4"), 1),
-            (ip("010.0.0.1"), 1),
-            (cidr("10.0.0.0/8"), 0),
-            (cidr("10.0.0.1/8"), 1),
-            (cidr("::/0"), 0),
-            (cidr("0.0.0.0/0"), 0),
-            (cidr("10.0.0.0/08"), 1),
-            (cidr("10.0.0.0/33"), 1),
-        ] {
-            assert_eq!(faults.len(), count, "{faults:?}");
-        }
-    }
 
     #[test]
     fn places_read_as_paths() {

@@ -4,11 +4,6 @@ use serde_json::{Map, Value, json};
 
 use crate::api::status::Cause;
 
-/// How many members the object at `field` has.
-pub(super) fn count(object: &Value, field: &str) -> usize {
-    object.get(field).and_then(Value::as_object).map_or(0, Map::len)
-}
-
 /// A count that is 0 when absent.
 pub(super) fn number(object: &Value, pointer: &str) -> Value {
     object.pointer(pointer).cloned().unwrap_or_else(|| json!(0))

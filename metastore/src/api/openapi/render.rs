@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::api::schema::{Additional, Checks, ListType, Schema, types};
+use crate::api::schema::{Additional, Checks, ListType, Schema, times, types};
 
 /// A version of OpenAPI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +82,8 @@ impl Renderer<'_> {
             put("type", json!(t.name()));
         }
         if let Some(f) = &schema.format {
+            // Clients know one kind of time.
+            let f = if &**f == times::MICRO { times::TIME } else { f };
             put("format", json!(f));
         }
         for (set, name) in [
@@ -103,7 +105,11 @@ impl Renderer<'_> {
         if !schema.required.is_empty() {
             put("required", json!(schema.required));
         }
-        if let Some(d) = schema.default.as_ref().filter(|_| schema.name.is_none()) {
+        if let Some(d) = schema
+            .default
+            .as_ref()
+            .filter(|d| schema.name.is_none() && !d.is_null())
+        {
             put("default", d.clone());
         }
         if !untyped {

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use serde_json::{Value, json};
 
 use super::table::{self, Declaration, Field, Kind};
-use super::{Additional, ListType, Schema, Type, quantity};
+use super::{Additional, ListType, Schema, Type, quantity, times};
 
 type Types = BTreeMap<&'static str, Arc<Schema>>;
 /// By name, and by whether a zero is left out.
@@ -154,8 +154,8 @@ fn nothing(kind: &Kind) -> Value {
     match kind {
         Kind::Scalar("quantity") => json!("0"),
         Kind::Scalar("intstr") => json!(0),
-        Kind::Scalar(_) => Value::Null,
-        _ => json!({}),
+        Kind::Named(_) => json!({}),
+        _ => Value::Null,
     }
 }
 
@@ -205,7 +205,8 @@ fn scalar(name: &str, omit: bool) -> Schema {
         "int32" => of(Type::Integer, Some("int32")),
         "int64" => of(Type::Integer, Some("int64")),
         "number" => of(Type::Number, Some("double")),
-        "date" | "microtime" => of(Type::String, Some("date-time")),
+        "date" => of(Type::String, Some(times::TIME)),
+        "microtime" => of(Type::String, Some(times::MICRO)),
         "bytes" => of(Type::String, Some("byte")),
         "any" => Schema::anything(),
         "intstr" | "quantity" => Schema {

@@ -218,7 +218,7 @@ mod tests {
                 kind.kind
             );
         }
-        assert_eq!(pods::kinds()[0].fields.len(), 8);
+        assert_eq!(pods::kinds()[0].fields.len(), 9);
         assert!(workloads::kinds()[0].scale.is_some());
     }
 }

@@ -115,6 +115,8 @@ pub(crate) struct Schema {
     pub(crate) rules: Option<Value>,
     /// A zero says no more than nothing and is left out: built-in kinds only.
     pub(crate) omit: bool,
+    /// On the wire even when nothing was said, so that its being there is nobody's doing: built-in kinds only.
+    pub(crate) always: bool,
     /// What the value of a built-in kind may be, beyond its type.
     pub(crate) limits: Box<[limits::Limit]>,
     /// This or something below has limits.

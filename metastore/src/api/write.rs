@@ -675,7 +675,17 @@ pub(crate) fn note_owner(
                 subresource: w.subresource,
                 now: &meta::now(),
             };
-            apply::record_update(current, new, given, manager, &w.kind.schema)
+            // What a new object has as its status is nobody's where the status is written apart.
+            let apart = current.is_none() && w.kind.has_status();
+            let status = match new {
+                Value::Object(map) if apart => map.remove("status"),
+                _ => None,
+            };
+            let noted = apply::record_update(current, new, given, manager, &w.kind.schema);
+            if let (Some(status), Value::Object(map)) = (status, new) {
+                map.insert("status".to_owned(), status);
+            }
+            noted
         }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use super::fieldset::{FieldSet, field, item, keyed};
-use crate::api::schema::{Additional, ListType, Schema};
+use crate::api::schema::{ListType, Schema};
 
 /// A list whose items cannot be told apart.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,9 +75,9 @@ fn is_free(schema: Option<&Schema>, name: &str) -> bool {
     schema.is_none_or(|s| !s.properties.contains_key(name))
 }
 
-/// A part of an object that is there even when nobody wrote it: a built-in type's part with fields of its own.
+/// A part of an object that is there even when nobody wrote it.
 fn is_part(schema: Option<&Schema>) -> bool {
-    schema.is_some_and(|s| s.name.is_some() && matches!(s.additional, Additional::None))
+    schema.is_some_and(|s| s.always)
 }
 
 /// The elements of a list's items, in their order. `path` is for the error.
@@ -174,12 +174,15 @@ pub(crate) fn check(value: &Value, schema: Option<&Schema>, path: &mut String) -
 /// How `new` differs from `old`. Beside what is at the leaves, a whole that came or went is in the sets itself.
 pub(crate) fn compare(old: &Value, new: &Value, schema: Option<&Schema>) -> Comparison {
     let mut out = Comparison::default();
-    differ(Some(old), Some(new), schema, &mut out);
+    differ(Some(old), Some(new), schema, true, &mut out);
     out
 }
 
-fn differ(old: Option<&Value>, new: Option<&Value>, schema: Option<&Schema>, out: &mut Comparison) {
-    if old == new {
+/// `held`: what stands around this place was there before, if only by itself.
+fn differ(old: Option<&Value>, new: Option<&Value>, schema: Option<&Schema>, held: bool, out: &mut Comparison) {
+    let part = held && is_part(schema);
+    let unsaid = || schema.filter(|_| part).and_then(|s| s.default.as_ref());
+    if old == new || (old.is_none() && new == unsaid()) {
         return;
     }
     let empty = |v: Option<&Value>| match v {
@@ -196,18 +199,18 @@ fn differ(old: Option<&Value>, new: Option<&Value>, schema: Option<&Schema>, out
         old.filter(|_| there(old)).map(|v| shape(v, schema)),
         new.filter(|_| there(new)).map(|v| shape(v, schema)),
     ) {
-        (Some(Shape::Map(a)), Some(Shape::Map(b))) => differ_maps(Some(a), Some(b), schema, out),
+        (Some(Shape::Map(a)), Some(Shape::Map(b))) => differ_maps(Some(a), Some(b), schema, true, out),
         (Some(Shape::List(a)), Some(Shape::List(b))) => differ_lists(Some(a), Some(b), schema, out),
         (None, Some(Shape::Map(b))) => {
-            differ_maps(None, Some(b), schema, out);
-            out.added.member |= !is_part(schema);
+            differ_maps(None, Some(b), schema, part, out);
+            out.added.member |= !part;
         }
         (None, Some(Shape::List(b))) => {
             differ_lists(None, Some(b), schema, out);
-            out.added.member = true;
+            out.added.member |= !part;
         }
         (Some(Shape::Map(a)), None) => {
-            differ_maps(Some(a), None, schema, out);
+            differ_maps(Some(a), None, schema, false, out);
             out.removed.member = true;
         }
         (Some(Shape::List(a)), None) => {
@@ -219,8 +222,8 @@ fn differ(old: Option<&Value>, new: Option<&Value>, schema: Option<&Schema>, out
         }
         // One kind of thing took the place of another.
         (Some(_), Some(_)) => {
-            differ(old, None, schema, out);
-            differ(None, new, schema, out);
+            differ(old, None, schema, held, out);
+            differ(None, new, schema, held, out);
         }
         (None, None) => {}
     }
@@ -239,6 +242,7 @@ fn differ_maps(
     old: Option<&Map<String, Value>>,
     new: Option<&Map<String, Value>>,
     schema: Option<&Schema>,
+    held: bool,
     out: &mut Comparison,
 ) {
     let names: BTreeSet<&String> = old
@@ -248,7 +252,7 @@ fn differ_maps(
         .collect();
     for name in names {
         let (a, b) = (old.and_then(|m| m.get(name)), new.and_then(|m| m.get(name)));
-        descend(field(name), a, b, member(schema, name), out);
+        descend(field(name), a, b, member(schema, name), held, out);
     }
 }
 
@@ -264,13 +268,27 @@ fn differ_lists(old: Option<&Vec<Value>>, new: Option<&Vec<Value>>, schema: Opti
     let (old, new) = (by_element(old), by_element(new));
     let all: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     for element in all {
-        descend(element.clone(), old.get(element), new.get(element), items(schema), out);
+        descend(
+            element.clone(),
+            old.get(element),
+            new.get(element),
+            items(schema),
+            false,
+            out,
+        );
     }
 }
 
-fn descend(element: String, old: Option<&Value>, new: Option<&Value>, schema: Option<&Schema>, out: &mut Comparison) {
+fn descend(
+    element: String,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    schema: Option<&Schema>,
+    held: bool,
+    out: &mut Comparison,
+) {
     let mut below = Comparison::default();
-    differ(old, new, schema, &mut below);
+    differ(old, new, schema, held, &mut below);
     let is_item = !element.starts_with("f:");
     below.added.member |= is_item && old.is_none();
     below.removed.member |= is_item && new.is_none();

@@ -89,6 +89,7 @@ fn pod() -> KindSpec {
             "spec.hostNetwork=false",
             "status.phase",
             "status.podIP",
+            "status.podIPs@status.podIPs.none",
             "status.nominatedNodeName",
         ]),
         actions: vec![

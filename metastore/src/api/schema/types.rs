@@ -119,12 +119,15 @@ fn member(field: &Field, done: &Types, scalars: &mut Scalars) -> Result<Arc<Sche
         None if field.required && !field.optional => zero(&field.kind),
         None => None,
     };
-    if default.is_none() && !field.retain_keys && field.note.is_none() && field.limits.is_empty() {
+    let list = matches!(field.kind, Kind::List(_) | Kind::Set(_) | Kind::Keyed(..));
+    let always = field.always || (field.required && !field.optional && (list || default.is_some()));
+    if !always && default.is_none() && !field.retain_keys && field.note.is_none() && field.limits.is_empty() {
         return Ok(schema);
     }
     let mut own = (*schema).clone();
     own.nullable |= field.always && field.default.is_none() && default == Some(Value::Null);
     own.default = default;
+    own.always = always;
     own.limits = field.limits.clone().into();
     own.limited |= !own.limits.is_empty();
     own.retain_keys = field.retain_keys;
@@ -153,7 +156,9 @@ fn zero(kind: &Kind) -> Option<Value> {
 fn nothing(kind: &Kind) -> Value {
     match kind {
         Kind::Scalar("quantity") => json!("0"),
-        Kind::Scalar("intstr") => json!(0),
+        Kind::Scalar("intstr" | "int32" | "int64") => json!(0),
+        Kind::Scalar("string") => json!(""),
+        Kind::Scalar("bool") => json!(false),
         Kind::Named(_) => json!({}),
         _ => Value::Null,
     }

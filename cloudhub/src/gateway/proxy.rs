@@ -66,6 +66,10 @@ fn rewrite(headers: &mut HeaderMap, user: &User) -> Result<(), Status> {
     for name in sent {
         headers.remove(&name);
     }
+    if user.name.is_empty() {
+        // The gateway would take the request for the hub's own.
+        return Err(Status::bad_request("the caller has no name"));
+    }
     let value = |text: &str| {
         HeaderValue::from_str(text).map_err(|_| Status::bad_request("the caller's name cannot be sent to the gateway"))
     };

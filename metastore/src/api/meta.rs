@@ -14,13 +14,36 @@ pub(crate) fn now() -> String {
     timestamp(daemon::clock::wall_ms())
 }
 
-/// Milliseconds since 1970 as RFC 3339 with whole seconds.
+/// Milliseconds since 1970 as RFC 3339 with whole seconds. By hand, as every write needs some.
 pub(crate) fn timestamp(ms: u64) -> String {
-    let at = i64::try_from(ms / 1000)
-        .ok()
-        .and_then(|s| jiff::Timestamp::from_second(s).ok())
-        .unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    /// The last second of the year 9999; what lies behind it is a clock gone wild.
+    const LAST: u64 = 253_402_300_799;
+    let seconds = Some(ms / 1000).filter(|s| *s <= LAST).unwrap_or(0);
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Years begin in March here, so that a leap day is the last of its year; an era is the 400 years after which all repeats.
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let (month, turned) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year_of_era + turned;
+    let mut out = *b"0000-00-00T00:00:00Z";
+    for (at, length, mut value) in [
+        (0, 4, year),
+        (5, 2, month),
+        (8, 2, day),
+        (11, 2, rest / 3600),
+        (14, 2, rest / 60 % 60),
+        (17, 2, rest % 60),
+    ] {
+        for digit in out[at..at + length].iter_mut().rev() {
+            *digit += u8::try_from(value % 10).unwrap_or(0);
+            value /= 10;
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// The metadata of an object.
@@ -418,5 +441,12 @@ mod tests {
         assert_eq!(timestamp(0), "1970-01-01T00:00:00Z");
         assert_eq!(timestamp(1_767_225_600_999), "2026-01-01T00:00:00Z");
         assert_eq!(timestamp(u64::MAX), "1970-01-01T00:00:00Z");
+        // Every day of four centuries and some, and its last second, as a calendar has them.
+        for day in 0..150_000_i64 {
+            let second = day * 86_400 + 86_399 - day % 7;
+            let at = jiff::Timestamp::from_second(second).unwrap();
+            let calendar = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            assert_eq!(timestamp(second.unsigned_abs() * 1000 + 999), calendar);
+        }
     }
 }

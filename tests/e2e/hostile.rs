@@ -96,6 +96,23 @@ async fn garbage_on_the_gateways_port_and_ten_thousand_half_open_connections() {
 }
 
 #[tokio::test]
+async fn requests_past_every_bound_get_the_answer_of_a_real_server() {
+    let mut pair = Pair::start().await;
+    let hub = pair.hub.pid();
+    for kubeconfig in [pair.hub.kubeconfig(), pair.edge.kubeconfig()] {
+        let ended = tests::run(
+            tokio::process::Command::new(tests::clients().join("python/bin/python"))
+                .arg(tests::checkout().join("tests/e2e/python_hostile.py"))
+                .arg(kubeconfig),
+        )
+        .await;
+        assert_eq!(ended.good(), "done\n");
+    }
+    assert_eq!(pair.hub.pid(), hub);
+    assert!(pair.edge.alive());
+}
+
+#[tokio::test]
 async fn malformed_mqtt_ends_that_connection_only() {
     let mut pair = Pair::start().await;
     pair.with_press("press-01").await;

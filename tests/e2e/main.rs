@@ -5,6 +5,7 @@
 
 mod access;
 mod autonomy;
+mod clients;
 mod commands;
 mod conformance;
 mod demo;

@@ -19,7 +19,7 @@ pub mod mqtt_wire;
 mod strangers;
 
 pub use daemons::{Edge, Hub, Pair, device, press};
-pub use strangers::{Subscriber, kubectl, kubectl_with_input, mosquitto_pub, mosquitto_pub_lines};
+pub use strangers::{Kubectl, Subscriber, kubectl, kubectl_with_input, mosquitto_pub, mosquitto_pub_lines};
 
 /// How long anything that should happen may take before a test calls it lost. Far above what it takes: a bound against hanging,
 /// never a measurement.
@@ -45,6 +45,18 @@ pub fn program(name: &str) -> PathBuf {
         "{} is missing: `make test` builds the programs first",
         path.display()
     );
+    path
+}
+
+/// The folder of clients that `tests/setup.sh` fetched: it stands beside the profile's folder.
+///
+/// # Panics
+/// When they are not there.
+pub fn clients() -> PathBuf {
+    let hub = program("cloudhub");
+    let profile = hub.parent().expect("a program stands in a folder");
+    let path = profile.parent().expect("a profile stands in a folder").join("clients");
+    assert!(path.exists(), "{} is missing: tests/setup.sh makes it", path.display());
     path
 }
 

@@ -1,6 +1,6 @@
 //! Clients that nobody here wrote: kubectl and the mosquitto programs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -13,51 +13,98 @@ use crate::{Ended, PATIENCE, run};
 
 /// `kubectl --kubeconfig … arguments`.
 pub async fn kubectl(kubeconfig: &Path, arguments: &[&str]) -> Ended {
-    let cache = kubeconfig
-        .parent()
-        .expect("a kubeconfig stands in a folder")
-        .join("kubectl-cache");
-    run(Command::new("kubectl")
-        .arg("--kubeconfig")
-        .arg(kubeconfig)
-        .arg("--cache-dir")
-        .arg(cache)
-        .args(arguments))
-    .await
+    Kubectl::new("kubectl", kubeconfig).call(arguments).await
 }
 
 /// The same with a document on standard input.
-///
-/// # Panics
-/// When kubectl cannot be started or does not end.
 pub async fn kubectl_with_input(kubeconfig: &Path, arguments: &[&str], input: &str) -> Ended {
-    let cache = kubeconfig
-        .parent()
-        .expect("a kubeconfig stands in a folder")
-        .join("kubectl-cache");
-    let mut child = Command::new("kubectl")
-        .arg("--kubeconfig")
-        .arg(kubeconfig)
-        .arg("--cache-dir")
-        .arg(cache)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("kubectl is installed");
-    let mut stdin = child.stdin.take().expect("standard input is piped");
-    stdin.write_all(input.as_bytes()).await.expect("kubectl reads");
-    drop(stdin);
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output())
-        .await
-        .expect("kubectl ends")
-        .expect("kubectl runs");
-    Ended {
-        status: output.status,
-        out: String::from_utf8_lossy(&output.stdout).into(),
-        err: String::from_utf8_lossy(&output.stderr).into(),
+    Kubectl::new("kubectl", kubeconfig).with_input(arguments, input).await
+}
+
+/// One kubectl of several, as somebody with a kubeconfig calls it.
+#[derive(Clone, Debug)]
+pub struct Kubectl {
+    program: PathBuf,
+    kubeconfig: PathBuf,
+    /// What stands before the arguments of each call.
+    pub flags: Vec<String>,
+}
+
+impl Kubectl {
+    /// A program, by name or path, and a kubeconfig.
+    pub fn new(program: impl Into<PathBuf>, kubeconfig: &Path) -> Self {
+        Self {
+            program: program.into(),
+            kubeconfig: kubeconfig.to_owned(),
+            flags: Vec::new(),
+        }
+    }
+
+    /// A call that was not made yet; what it caches is this program's own.
+    ///
+    /// # Panics
+    /// When the kubeconfig stands in no folder.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let folder = self.kubeconfig.parent().expect("a kubeconfig stands in a folder");
+        let own = self.program.to_string_lossy().replace('/', "-");
+        let mut command = Command::new(&self.program);
+        command
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .arg("--cache-dir")
+            .arg(folder.join(format!("kubectl-cache{own}")))
+            .args(&self.flags)
+            .args(arguments);
+        command
+    }
+
+    /// A call.
+    pub async fn call(&self, arguments: &[&str]) -> Ended {
+        run(&mut self.command(arguments)).await
+    }
+
+    /// What a call that ends well says.
+    ///
+    /// # Panics
+    /// When it does not end well.
+    pub async fn told(&self, arguments: &[&str]) -> String {
+        let ended = self.call(arguments).await;
+        assert!(
+            ended.status.success(),
+            "{} {arguments:?}: {}{}",
+            self.program.display(),
+            ended.out,
+            ended.err
+        );
+        ended.out
+    }
+
+    /// A call with a document on standard input.
+    ///
+    /// # Panics
+    /// When kubectl cannot be started or does not end.
+    pub async fn with_input(&self, arguments: &[&str], input: &str) -> Ended {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("kubectl is installed");
+        let mut stdin = child.stdin.take().expect("standard input is piped");
+        // It may refuse before it has read everything.
+        drop(stdin.write_all(input.as_bytes()).await);
+        drop(stdin);
+        let output = tokio::time::timeout(PATIENCE, child.wait_with_output())
+            .await
+            .expect("kubectl ends")
+            .expect("kubectl runs");
+        Ended {
+            status: output.status,
+            out: String::from_utf8_lossy(&output.stdout).into(),
+            err: String::from_utf8_lossy(&output.stderr).into(),
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Watches: what comes first, what a selector makes of a change, what happens to those who come too late.
 
-use http_body_util::BodyExt as _;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 
-use crate::support::{Api, version};
+use crate::support::{Api, admin, version};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -213,4 +214,29 @@ async fn a_client_that_does_not_read_holds_no_more_than_a_batch() {
     let lines = rest.split(|b| *b == b'\n').filter(|l| !l.is_empty()).count();
     assert!(rest.windows(7).any(|w| w == b"\"ERROR\""));
     assert_eq!(lines, 3, "two changes of the batch, and the error");
+}
+
+#[tokio::test]
+async fn more_watches_than_there_are_places_are_told_to_come_back() {
+    let api = Api::start().await;
+    let path = format!("{MAPS}?watch=1&resourceVersion={}", api.server.store().revision());
+    let mut open = Vec::new();
+    let refused = loop {
+        let request = http::Request::get(&path)
+            .extension(admin())
+            .body(Full::new(Bytes::new()));
+        let response = api.send(request.unwrap()).await;
+        if response.status() != 200 {
+            break response;
+        }
+        open.push(response.into_body());
+        assert!(open.len() <= 20_000);
+    };
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert!(open.len() >= 10_000, "ten thousand watchers are served");
+    drop(open.pop());
+    let mut again = api.watch(&path).await;
+    api.config_map("a", json!({})).await;
+    assert_eq!(again.short().await, ("ADDED".into(), "a".into()));
 }

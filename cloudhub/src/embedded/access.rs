@@ -66,13 +66,26 @@ pub(crate) fn node_of(user: &User) -> Option<&str> {
         .filter(|_| user.in_group(NODE_GROUP))
 }
 
+/// What there is and how it is, and who one is: the roles of everybody who is known.
+fn is_for_all(a: &Attributes<'_>) -> bool {
+    const PATHS: [&str; 7] = ["/healthz", "/livez", "/readyz", "/version", "/api", "/apis", "/openapi"];
+    if !a.resource.is_empty() {
+        return a.is_about_oneself();
+    }
+    let under = |path: &&str| {
+        a.path
+            .strip_prefix(*path)
+            .is_some_and(|r| r.is_empty() || r.starts_with('/'))
+    };
+    a.verb == "get" && PATHS.iter().any(under)
+}
+
 impl Authorizer for Access {
     fn allow(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
         let Some(node) = node_of(user) else {
             return Decision::NoOpinion;
         };
-        // What there is, and who one is: as for everybody who is known.
-        if attributes.resource.is_empty() || attributes.is_about_oneself() {
+        if is_for_all(attributes) {
             return Decision::NoOpinion;
         }
         let Some(identity) = self.directory.identity(node).filter(|i| !i.revoked) else {

@@ -23,9 +23,17 @@ JSON, YAML = "application/json", "application/yaml"
 def ask(method, path, body=None, kind=JSON, headers=None):
     connection = http.client.HTTPSConnection(server.hostname, server.port, context=context, timeout=30)
     try:
-        connection.request(method, path, body, {"Content-Type": kind, "Accept": JSON, **(headers or {})})
+        try:
+            connection.request(method, path, body, {"Content-Type": kind, "Accept": JSON, **(headers or {})})
+        except OSError:
+            # Of a head that is too long the rest is not read: the refusal may get lost under what is still sent.
+            assert len(path) + sum(len(v) + 8 for v in (headers or {}).values()) > 30_000, (method, path[:60])
+            return 431, b""
         answer = connection.getresponse()
         return answer.status, answer.read()
+    except ConnectionResetError:
+        assert len(path) + sum(len(v) + 8 for v in (headers or {}).values()) > 30_000, (method, path[:60])
+        return 431, b""
     finally:
         connection.close()
 

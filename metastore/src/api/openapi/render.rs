@@ -76,8 +76,10 @@ impl Renderer<'_> {
         if let Some(d) = &schema.description {
             put("description", json!(d));
         }
+        // That a part of a built-in kind is written as null when it is empty is no promise to take one.
+        let nullable = schema.nullable && self.custom;
         // In v2 a type would refuse the null, the number, or the unknown field that is allowed.
-        let untyped = v2 && (schema.nullable || schema.preserve || schema.int_or_string);
+        let untyped = v2 && (nullable || schema.preserve || schema.int_or_string);
         if let Some(t) = schema.ty.filter(|_| !untyped) {
             put("type", json!(t.name()));
         }
@@ -87,7 +89,7 @@ impl Renderer<'_> {
             put("format", json!(f));
         }
         for (set, name) in [
-            (schema.nullable && !v2, "nullable"),
+            (nullable && !v2, "nullable"),
             (schema.preserve, "x-kubernetes-preserve-unknown-fields"),
             (schema.int_or_string, "x-kubernetes-int-or-string"),
             (schema.embedded, "x-kubernetes-embedded-resource"),

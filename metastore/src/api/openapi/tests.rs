@@ -85,6 +85,8 @@ fn clients_find_what_they_look_for() {
         .collect();
     assert!(names.contains(&&json!("fieldValidation")) && names.contains(&&json!("dryRun")));
     let v2 = json_of(whole(&registry));
+    let rules = v2["definitions"]["io.k8s.api.rbac.v1.Role"]["properties"]["rules"]["type"].clone();
+    assert_eq!(rules, "array");
     let strategy = &v2["definitions"]["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["strategy"];
     assert_eq!(strategy["$ref"], "#/definitions/io.k8s.api.apps.v1.DeploymentStrategy");
     assert_eq!(strategy["x-kubernetes-patch-strategy"], "retainKeys");

@@ -177,7 +177,7 @@ impl Keeper {
 
     async fn attend(&mut self, task: &Task) -> Result<(), Status> {
         match task {
-            Task::Account(namespace) => self.account(namespace).await,
+            Task::Account(namespace) => account(&self.server, namespace).await,
             Task::Bundle(namespace) => self.bundle(namespace).await,
             Task::Secret(key) => self.secret(key).await,
             Task::Secrets(namespace) => {
@@ -188,24 +188,6 @@ impl Keeper {
         }
     }
 
-    /// Makes an object that is missing. In a namespace that goes nothing is made.
-    async fn make(&self, object: Value) -> Result<(), Status> {
-        match self.server.create(&User::internal(), object).await {
-            Ok(_) => Ok(()),
-            Err(s) if s.reason == "AlreadyExists" || s.code == 404 || s.code == 403 => Ok(()),
-            Err(s) => Err(s),
-        }
-    }
-
-    async fn account(&self, namespace: &str) -> Result<(), Status> {
-        let id = ResourceId::new("", "serviceaccounts", namespace, DEFAULT);
-        if self.server.kind("", "serviceaccounts").is_none() || self.server.get(&id)?.is_some() {
-            return Ok(());
-        }
-        self.make(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": DEFAULT, "namespace": namespace}}))
-            .await
-    }
-
     async fn bundle(&self, namespace: &str) -> Result<(), Status> {
         let Some(pem) = &self.server.core.root_ca else {
             return Ok(());
@@ -214,12 +196,9 @@ impl Keeper {
         let id = ResourceId::new("", "configmaps", namespace, BUNDLE);
         let Some(there) = self.server.get(&id)? else {
             let about = "The certificates by which programs in this namespace know the API server.";
-            return self
-                .make(
-                    json!({"apiVersion": "v1", "kind": "ConfigMap", "data": data, "metadata": {
-                    "name": BUNDLE, "namespace": namespace, "annotations": {"kubernetes.io/description": about}}}),
-                )
-                .await;
+            let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": data, "metadata": {
+                    "name": BUNDLE, "namespace": namespace, "annotations": {"kubernetes.io/description": about}}});
+            return make(&self.server, map).await;
         };
         if parse(&there)?.get("data") == Some(&data) {
             return Ok(());
@@ -278,6 +257,29 @@ impl Keeper {
         });
         gone_is_fine(changed.await.map(drop))
     }
+}
+
+/// Makes an object that is missing. In a namespace that goes nothing is made.
+async fn make(server: &ApiServer, object: Value) -> Result<(), Status> {
+    match server.create(&User::internal(), object).await {
+        Ok(_) => Ok(()),
+        Err(s) if s.reason == "AlreadyExists" || s.code == 404 || s.code == 403 => Ok(()),
+        Err(s) => Err(s),
+    }
+}
+
+/// Makes the ServiceAccount of a namespace when it is missing.
+pub(crate) async fn account(server: &ApiServer, namespace: &str) -> Result<(), Status> {
+    let id = ResourceId::new("", "serviceaccounts", namespace, DEFAULT);
+    if server.kind("", "serviceaccounts").is_none() || server.get(&id)?.is_some() {
+        return Ok(());
+    }
+    let metadata = json!({"name": DEFAULT, "namespace": namespace});
+    make(
+        server,
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}),
+    )
+    .await
 }
 
 fn gone_is_fine(result: Result<(), Status>) -> Result<(), Status> {

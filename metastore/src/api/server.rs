@@ -312,6 +312,10 @@ impl Builder {
         if let Some(address) = self.advertised {
             own_service::keep(&server, address).await.map_err(BuildError::Store)?;
         }
+        // Those that are there from the start have theirs before anybody asks.
+        for name in NAMESPACES {
+            accounts::account(&server, name).await.map_err(BuildError::Store)?;
+        }
         for text in &self.definitions {
             install(&server, text).await?;
         }

@@ -20,6 +20,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use crate::rules::CelRules;
+
 pub(crate) use access::{Access, node_of, user_of};
 pub(crate) use admission::DeviceAdmission;
 
@@ -132,6 +134,7 @@ pub(crate) async fn api(
         .audit(config.audit.enabled)
         .admission(Arc::new(admission))
         .authorizer(access)
+        .rules(Arc::new(CelRules))
         .collects(Arc::new(collects))
         .drain(drain)
         .build()

@@ -14,6 +14,7 @@ mod enroll;
 mod fleet;
 mod gateway;
 mod metrics;
+mod rules;
 mod upstream;
 
 pub use app::{Addresses, Bound, Hub};

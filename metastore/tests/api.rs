@@ -9,6 +9,8 @@ mod support;
 mod access;
 #[path = "api/apply.rs"]
 mod apply;
+#[path = "api/definitions.rs"]
+mod definitions;
 #[path = "api/garbage.rs"]
 mod garbage;
 #[path = "api/hostile.rs"]

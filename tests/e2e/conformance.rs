@@ -8,7 +8,11 @@ use tokio::process::Command;
 /// Scenarios replayed by one process.
 const AT_ONCE: usize = 16;
 
-async fn replay(kubeconfig: &Path) {
+/// What a gateway declares that it does not do: validation rules of definitions (CEL), which the hub evaluates. It refuses a definition that has
+/// some.
+const EDGE_DECLARES: [&str; 2] = ["crd-rules", "crd-rules-refused"];
+
+async fn replay(kubeconfig: &Path, but: &[&str]) {
     let folder = checkout().join("tests/apiconf");
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder.join("scenarios")).expect("the scenarios are in the checkout") {
@@ -17,7 +21,7 @@ async fn replay(kubeconfig: &Path) {
             .file_name()
             .to_string_lossy()
             .into_owned();
-        if let Some(name) = name.strip_suffix(".json") {
+        if let Some(name) = name.strip_suffix(".json").filter(|n| !but.contains(n)) {
             names.push(name.to_owned());
         }
     }
@@ -45,6 +49,6 @@ async fn replay(kubeconfig: &Path) {
 #[tokio::test]
 async fn the_hub_and_the_gateway_answer_as_a_kube_apiserver_does() {
     let pair = Pair::start().await;
-    replay(&pair.hub.kubeconfig()).await;
-    replay(&pair.edge.kubeconfig()).await;
+    replay(&pair.hub.kubeconfig(), &[]).await;
+    replay(&pair.edge.kubeconfig(), &EDGE_DECLARES).await;
 }

@@ -147,6 +147,10 @@ fn schema<T: JsonSchema>() -> Value {
     });
     let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
     make_structural(&mut schema);
+    // Of its metadata a definition may say no more than the type.
+    if let Some(Value::Object(metadata)) = schema.pointer_mut("/properties/metadata") {
+        metadata.remove("description");
+    }
     schema
 }
 

@@ -113,6 +113,9 @@ fn row(group: &str, package: &str, kind: &str, short: &[&str]) -> KindSpec {
         create_on_update: false,
         status: StatusPart::Whole,
         scale: None,
+        rules: None,
+        versions: Arc::default(),
+        since: 0,
         generation: false,
         columns: vec![Column::name(), Column::age()],
         fields: Vec::new(),
@@ -158,7 +161,6 @@ fn timed(name: &str, about: &str, of: fn(&Value, u64) -> Value) -> Column {
 fn scale(spec: &str, status: &str, selector: &str) -> Option<Scale> {
     Some(Scale {
         spec: path(spec)?,
-        spec_text: spec.into(),
         status: path(status)?,
         selector: Selector::Labels(path(selector)?),
     })

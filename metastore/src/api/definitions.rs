@@ -2,16 +2,27 @@
 //!
 //! A definition is refused as a whole or takes effect as a whole; its conditions say so in the same write.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::custom;
 use super::jsonpath::Path;
-use super::kinds::{Deletion, KindSpec, Scale, Selected, Selector, Special, StatusPart, Storage};
-use super::names::{self, NameRule};
-use super::schema::{Schema, parse, types};
+use super::kinds::{Deletion, KindSpec, Scale, Selected, Selector, Special, StatusPart, Storage, priority};
+use super::names::NameRule;
+use super::rules::RuleEngine;
+use super::schema::{Schema, formats, parse, types};
 use super::status::Cause;
 use super::table::{Cell, Column};
+
+mod accept;
+mod decode;
+mod spec;
+mod structural;
+
+pub(crate) use accept::{CLEANUP, Taken, accept, in_progress, terminate};
+pub(crate) use decode::decode;
 
 /// Most versions of one definition.
 const MAX_VERSIONS: usize = 32;
@@ -27,8 +38,17 @@ fn versions(definition: &Value) -> &[Value] {
         .map_or(&[], Vec::as_slice)
 }
 
-/// Completes a definition: names that follow from others, and the conditions that say it is served.
-pub(crate) fn prepare(new: &mut Value, old: Option<&Value>, now: &str) {
+/// A condition of a definition.
+pub(crate) fn condition<'v>(definition: &'v Value, kind: &str) -> Option<&'v Value> {
+    definition
+        .pointer("/status/conditions")?
+        .as_array()?
+        .iter()
+        .find(|c| text(c, "/type") == kind)
+}
+
+/// Completes a definition: names that follow from others, and the versions in which objects may be stored. Its status is the server's.
+pub(crate) fn prepare(new: &mut Value, old: Option<&Value>, _now: &str) {
     let kind = text(new, "/spec/names/kind").to_owned();
     if let Some(Value::Object(names)) = new.pointer_mut("/spec/names") {
         for (field, value) in [("singular", kind.to_lowercase()), ("listKind", format!("{kind}List"))] {
@@ -37,170 +57,39 @@ pub(crate) fn prepare(new: &mut Value, old: Option<&Value>, now: &str) {
             }
         }
     }
+    if let Some(Value::Object(spec)) = new.get_mut("spec") {
+        spec.entry("conversion").or_insert_with(|| json!({"strategy": "None"}));
+        // Says what is so anyway.
+        if spec.get("preserveUnknownFields") == Some(&Value::Bool(false)) {
+            spec.remove("preserveUnknownFields");
+        }
+    }
+    let mut status = old.and_then(|o| o.get("status")).cloned().unwrap_or_else(|| json!({}));
     let storage = versions(new)
         .iter()
         .find(|v| v.get("storage") == Some(&Value::Bool(true)))
-        .map(|v| text(v, "/name").to_owned());
-    let names = new.pointer("/spec/names").cloned().unwrap_or_else(|| json!({}));
-    let since = |kind: &str| {
-        old.and_then(|o| o.pointer("/status/conditions"))
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .find(|c| c.get("type") == Some(&json!(kind)))
-            .and_then(|c| c.get("lastTransitionTime"))
-            .cloned()
-            .unwrap_or_else(|| json!(now))
-    };
-    let conditions = json!([
-        {"type": "NamesAccepted", "status": "True", "reason": "NoConflicts", "message": "no conflicts found",
-         "lastTransitionTime": since("NamesAccepted")},
-        {"type": "Established", "status": "True", "reason": "InitialNamesAccepted", "message": "the initial names have been accepted",
-         "lastTransitionTime": since("Established")},
-    ]);
-    let mut stored: Vec<Value> = old
-        .and_then(|o| o.pointer("/status/storedVersions"))
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
-    if let Some(v) = storage.map(Value::String)
-        && !stored.contains(&v)
-    {
-        stored.push(v);
+        .map(|v| json!(text(v, "/name")));
+    if let Some(map) = status.as_object_mut() {
+        let stored = map.entry("storedVersions").or_insert_with(|| json!([]));
+        if let (Some(list), Some(version)) = (stored.as_array_mut(), storage)
+            && !list.contains(&version)
+        {
+            list.push(version);
+        }
     }
     if let Value::Object(map) = new {
-        map.insert(
-            "status".to_owned(),
-            json!({"acceptedNames": names, "conditions": conditions, "storedVersions": stored}),
-        );
+        map.insert("status".to_owned(), status);
     }
 }
 
-/// Finds everything that is wrong with a definition.
+/// Finds everything that is wrong with a definition, or with a status that was written to it.
 pub(crate) fn validate(new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
-    let group = text(new, "/spec/group");
-    let plural = text(new, "/spec/names/plural");
-    let name = text(new, "/metadata/name");
-    if group.is_empty() {
-        causes.push(Cause::required("spec.group", ""));
-    } else if !names::is_subdomain(group) || !group.contains('.') {
-        causes.push(Cause::invalid(
-            "spec.group",
-            &format!("{group:?}"),
-            "should be a domain with at least one dot",
-        ));
-    }
-    if name != format!("{plural}.{group}") {
-        causes.push(Cause::invalid(
-            "metadata.name",
-            &format!("{name:?}"),
-            "must be spec.names.plural+\".\"+spec.group",
-        ));
-    }
-    check_names(new, causes);
-    match text(new, "/spec/scope") {
-        "Namespaced" | "Cluster" => {}
-        "" => causes.push(Cause::required("spec.scope", "")),
-        other => causes.push(Cause::not_supported(
-            "spec.scope",
-            &format!("{other:?}"),
-            &["Cluster", "Namespaced"],
-        )),
-    }
-    match text(new, "/spec/conversion/strategy") {
-        "None" | "" => {}
-        other => causes.push(Cause::not_supported(
-            "spec.conversion.strategy",
-            &format!("{other:?}"),
-            &["None"],
-        )),
-    }
-    check_versions(new, causes);
-    if let Some(old) = old {
-        for field in ["group", "scope", "names/plural", "names/kind"] {
-            let at = format!("/spec/{field}");
-            if old.pointer(&at) != new.pointer(&at) {
-                let shown = new.pointer(&at).map_or_else(String::new, ToString::to_string);
-                causes.push(Cause::invalid(
-                    format!("spec.{}", field.replace('/', ".")),
-                    &shown,
-                    "field is immutable",
-                ));
-            }
-        }
-    }
-}
-
-fn check_names(new: &Value, causes: &mut Vec<Cause>) {
-    for (field, lower) in [
-        ("plural", true),
-        ("singular", true),
-        ("kind", false),
-        ("listKind", false),
-    ] {
-        let value = text(new, &format!("/spec/names/{field}"));
-        let at = format!("spec.names.{field}");
-        if value.is_empty() {
-            causes.push(Cause::required(at, ""));
-        } else if !names::is_label(&value.to_lowercase()) || (lower && value.bytes().any(|b| b.is_ascii_uppercase())) {
-            let why = "must be a DNS-1035 label, lower case but for kinds";
-            causes.push(Cause::invalid(at, &format!("{value:?}"), why));
-        }
-    }
-}
-
-fn check_versions(new: &Value, causes: &mut Vec<Cause>) {
-    let list = versions(new);
-    if list.is_empty() {
-        causes.push(Cause::required("spec.versions", "must have at least one version"));
+    // A write to the status leaves the rest as it was.
+    if old.is_some_and(|o| o.get("spec") == new.get("spec") && o.get("metadata").is_some()) {
+        spec::check_status(new, causes);
         return;
     }
-    if list.len() > MAX_VERSIONS {
-        causes.push(Cause::too_many("spec.versions", list.len(), MAX_VERSIONS as u64));
-        return;
-    }
-    let storing = list
-        .iter()
-        .filter(|v| v.get("storage") == Some(&Value::Bool(true)))
-        .count();
-    if storing != 1 {
-        causes.push(Cause::invalid(
-            "spec.versions",
-            &storing.to_string(),
-            "must have exactly one version marked as storage version",
-        ));
-    }
-    let mut seen = std::collections::BTreeSet::new();
-    for (i, version) in list.iter().enumerate() {
-        let at = format!("spec.versions[{i}]");
-        let name = text(version, "/name");
-        if !names::is_label(name) {
-            causes.push(Cause::invalid(
-                format!("{at}.name"),
-                &format!("{name:?}"),
-                "must be a DNS-1035 label",
-            ));
-        }
-        if !seen.insert(name) {
-            causes.push(Cause::invalid(
-                format!("{at}.name"),
-                &format!("{name:?}"),
-                "must be unique",
-            ));
-        }
-        match version.pointer("/schema/openAPIV3Schema") {
-            None => causes.push(Cause::required(
-                format!("{at}.schema.openAPIV3Schema"),
-                "schemas are required",
-            )),
-            Some(schema) => {
-                if let Err(found) = parse::schema(schema, &schema_path(list, i)) {
-                    causes.extend(found);
-                }
-            }
-        }
-        check_paths(version, &at, causes);
-    }
+    spec::check(new, old, causes);
 }
 
 /// The field that holds a version's schema: as other servers say it, a schema that all versions share stands once.
@@ -213,41 +102,65 @@ fn schema_path(list: &[Value], index: usize) -> String {
     }
 }
 
-fn check_paths(version: &Value, at: &str, causes: &mut Vec<Cause>) {
-    let mut check = |value: &Value, field: String| {
-        let path = value.as_str().unwrap_or_default();
-        if let Err(why) = Path::parse(path) {
-            causes.push(Cause::invalid(field, &format!("{path:?}"), &why));
-        }
-    };
-    for list in ["additionalPrinterColumns", "selectableFields"] {
-        for (i, c) in version
-            .get(list)
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .enumerate()
+/// The schemas of a definition's versions, each with the field that holds it; one that all share stands once.
+pub(crate) fn schemas(definition: &Value) -> Vec<(String, &Value)> {
+    let list = versions(definition);
+    let mut out: Vec<(String, &Value)> = Vec::new();
+    for (i, version) in list.iter().enumerate() {
+        let path = schema_path(list, i);
+        if let Some(schema) = version.pointer("/schema/openAPIV3Schema")
+            && !out.iter().any(|(p, _)| *p == path)
         {
-            check(
-                c.get("jsonPath").unwrap_or(&Value::Null),
-                format!("{at}.{list}[{i}].jsonPath"),
-            );
+            out.push((path, schema));
         }
     }
-    if let Some(scale) = version.pointer("/subresources/scale") {
-        for field in ["specReplicasPath", "statusReplicasPath"] {
-            check(
-                scale.get(field).unwrap_or(&Value::Null),
-                format!("{at}.subresources.scale.{field}"),
-            );
-        }
-    }
+    out
 }
 
-/// The rows of a definition: one for each served version. A definition that was stored is valid; whatever is not is left out.
-pub(crate) fn rows(definition: &Value) -> Vec<KindSpec> {
+/// Warnings about formats that mean nothing here; those that were there before were told before.
+pub(crate) fn unrecognized_formats(new: &Value, old: Option<&Value>) -> Vec<String> {
+    fn within<'v>(schema: &'v Value, out: &mut Vec<&'v str>) {
+        let Some(map) = schema.as_object() else { return };
+        let format = text(schema, "/format");
+        if !format.is_empty() && !formats::is_known(format, text(schema, "/type")) {
+            out.push(format);
+        }
+        for below in ["items", "additionalProperties", "not"]
+            .into_iter()
+            .filter_map(|k| map.get(k))
+        {
+            within(below, out);
+        }
+        for list in ["allOf", "anyOf", "oneOf"]
+            .into_iter()
+            .filter_map(|k| map.get(k)?.as_array())
+        {
+            list.iter().for_each(|s| within(s, out));
+        }
+        for member in map.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            within(member.1, out);
+        }
+    }
+    let all = |definition: &Value| -> Vec<String> {
+        let mut out = Vec::new();
+        for (_, schema) in schemas(definition) {
+            within(schema, &mut out);
+        }
+        out.into_iter().map(str::to_owned).collect()
+    };
+    let known = old.map(all).unwrap_or_default();
+    let fresh = all(new).into_iter().filter(|f| !known.contains(f));
+    fresh.map(|f| format!("unrecognized format {f:?}")).collect()
+}
+
+/// The rows of a definition that was stored at a revision: one for each served version, and one, marked, for the storage version where that is not
+/// served. A definition that was stored is valid; whatever is not is left out.
+pub(crate) fn rows(definition: &Value, revision: u64, engine: Option<&Arc<dyn RuleEngine>>) -> Vec<(KindSpec, bool)> {
     let group: Arc<str> = text(definition, "/spec/group").into();
-    let names = definition.pointer("/spec/names").cloned().unwrap_or_else(|| json!({}));
+    let names = definition
+        .pointer("/status/acceptedNames")
+        .cloned()
+        .unwrap_or_else(|| json!({}));
     let word = |field: &str| -> Arc<str> { names.get(field).and_then(Value::as_str).unwrap_or_default().into() };
     let list = |field: &str| -> Vec<Arc<str>> {
         names
@@ -259,9 +172,10 @@ pub(crate) fn rows(definition: &Value) -> Vec<KindSpec> {
             .map(Into::into)
             .collect()
     };
+    let established = condition(definition, "Established").is_some_and(|c| text(c, "/status") == "True");
     let Some(stored) = versions(definition)
         .iter()
-        .find(|v| v.get("storage") == Some(&Value::Bool(true)))
+        .find(|v| established && v.get("storage") == Some(&Value::Bool(true)))
         .map(|v| format!("{group}/{}", text(v, "/name")))
     else {
         return Vec::new();
@@ -272,23 +186,39 @@ pub(crate) fn rows(definition: &Value) -> Vec<KindSpec> {
         api_version: stored.into(),
         view: None,
     };
-    versions(definition)
+    let kind = word("kind");
+    let schemas: BTreeMap<Box<str>, Arc<Schema>> = versions(definition)
         .iter()
-        .filter(|v| v.get("served") == Some(&Value::Bool(true)))
         .filter_map(|v| {
             let schema = parse::schema(v.pointer("/schema/openAPIV3Schema")?, "").ok()?;
             let version = text(v, "/name");
-            Some(KindSpec {
+            let schema = Arc::new(named(schema, &group, version, &kind));
+            Some((format!("{group}/{version}").into(), schema))
+        })
+        .collect();
+    let schemas = Arc::new(schemas);
+    versions(definition)
+        .iter()
+        .filter_map(|v| {
+            let is = |key: &str| v.get(key) == Some(&Value::Bool(true));
+            if !is("served") && !is("storage") {
+                return None;
+            }
+            let written = v.pointer("/schema/openAPIV3Schema")?;
+            let version = text(v, "/name");
+            let schema = schemas.get(format!("{group}/{version}").as_str())?.clone();
+            let row = KindSpec {
                 group: group.clone(),
                 version: version.into(),
-                kind: word("kind"),
+                kind: kind.clone(),
                 list_kind: word("listKind"),
                 plural: word("plural"),
                 singular: word("singular"),
                 short_names: list("shortNames"),
                 categories: list("categories"),
                 namespaced: text(definition, "/spec/scope") == "Namespaced",
-                schema: Arc::new(named(schema, &group, version, &word("kind"))),
+                schema,
+                versions: schemas.clone(),
                 table_type: None,
                 custom: true,
                 storage: storage.clone(),
@@ -300,6 +230,7 @@ pub(crate) fn rows(definition: &Value) -> Vec<KindSpec> {
                     StatusPart::Whole
                 },
                 scale: scale(v),
+                rules: custom::compiled(engine, written),
                 generation: true,
                 columns: columns(v),
                 fields: selectable(v),
@@ -308,9 +239,11 @@ pub(crate) fn rows(definition: &Value) -> Vec<KindSpec> {
                 deletion: Deletion::Plain,
                 review: None,
                 actions: Vec::new(),
-                deprecated: deprecation(v, &group, version, &word("kind")),
+                deprecated: deprecation(definition, v),
+                since: revision,
                 special: Special::default(),
-            })
+            };
+            Some((row, !is("served")))
         })
         .collect()
 }
@@ -324,12 +257,28 @@ fn named(schema: Schema, group: &str, version: &str, kind: &str) -> Schema {
     out
 }
 
-fn deprecation(version: &Value, group: &str, name: &str, kind: &str) -> Option<Arc<str>> {
+/// The warning for users of a deprecated version; it names the best version to use instead.
+fn deprecation(definition: &Value, version: &Value) -> Option<Arc<str>> {
     if version.get("deprecated") != Some(&Value::Bool(true)) {
         return None;
     }
-    let said = version.get("deprecationWarning").and_then(Value::as_str);
-    Some(said.map_or_else(|| format!("{group}/{name} {kind} is deprecated").into(), Into::into))
+    if let Some(said) = version.get("deprecationWarning").and_then(Value::as_str) {
+        return Some(said.into());
+    }
+    let (group, kind) = (text(definition, "/spec/group"), text(definition, "/spec/names/kind"));
+    let name = text(version, "/name");
+    let is = |v: &Value, key: &str| v.get(key) == Some(&Value::Bool(true));
+    let better = versions(definition)
+        .iter()
+        .filter(|v| is(v, "served") && !is(v, "deprecated"))
+        .map(|v| text(v, "/name"))
+        .filter(|n| priority(n) > priority(name))
+        .max_by_key(|n| priority(n));
+    let mut warning = format!("{group}/{name} {kind} is deprecated");
+    if let Some(better) = better {
+        warning.push_str(&format!("; use {group}/{better} {kind}"));
+    }
+    Some(warning.into())
 }
 
 fn scale(version: &Value) -> Option<Scale> {
@@ -337,7 +286,6 @@ fn scale(version: &Value) -> Option<Scale> {
     let spec = scale.get("specReplicasPath")?.as_str()?;
     Some(Scale {
         spec: Path::parse(spec).ok()?,
-        spec_text: spec.into(),
         status: Path::parse(scale.get("statusReplicasPath")?.as_str()?).ok()?,
         selector: scale
             .get("labelSelectorPath")
@@ -351,7 +299,9 @@ fn columns(version: &Value) -> Vec<Column> {
     let mut out = vec![Column::name()];
     let given = version.get("additionalPrinterColumns").and_then(Value::as_array);
     for column in given.into_iter().flatten() {
-        out.extend(one_column(column));
+        // A path that nobody understands ends the table.
+        let Some(column) = one_column(column) else { break };
+        out.push(column);
     }
     if given.is_none_or(Vec::is_empty) {
         out.push(Column::age());
@@ -363,8 +313,7 @@ fn one_column(column: &Value) -> Option<Column> {
     let path = Path::parse(column.get("jsonPath")?.as_str()?).ok()?;
     let ty = text(column, "/type");
     let cell = match ty {
-        "date" => Cell::Age(path),
-        "string" => Cell::Text(path),
+        "date" => Cell::Since(path),
         _ => Cell::Value(path),
     };
     let mut out = Column::new(text(column, "/name"), ty, text(column, "/description"), cell);
@@ -428,6 +377,7 @@ mod tests {
         let mut d = definition();
         mutate(&mut d);
         prepare(&mut d, None, "2026-01-01T00:00:00Z");
+        accept(&mut d, &Taken::default(), "2026-01-01T00:00:00Z");
         let mut causes = Vec::new();
         validate(&d, None, &mut causes);
         causes.into_iter().map(|c| (c.reason, c.field)).collect()
@@ -437,10 +387,12 @@ mod tests {
     fn a_good_definition_is_established_and_becomes_rows() {
         assert!(wrong(|_| ()).is_empty());
         let mut d = definition();
+        assert!(rows(&d, 1, None).is_empty());
         prepare(&mut d, None, "2026-01-01T00:00:00Z");
+        accept(&mut d, &Taken::default(), "2026-01-01T00:00:00Z");
         assert_eq!(d.pointer("/status/conditions/1/status"), Some(&json!("True")));
         assert_eq!(d.pointer("/spec/names/listKind"), Some(&json!("WidgetList")));
-        let rows = rows(&d);
+        let rows: Vec<KindSpec> = rows(&d, 1, None).into_iter().map(|r| r.0).collect();
         assert_eq!(rows.len(), 1);
         assert_eq!(&*rows[0].plural, "widgets");
         assert_eq!(rows[0].status, StatusPart::Apart);
@@ -466,13 +418,16 @@ mod tests {
         );
         assert_eq!(
             wrong(|d| d["spec"]["versions"][0]["storage"] = json!(false)),
-            [("FieldValueInvalid".into(), "spec.versions".into())]
+            [
+                ("FieldValueInvalid".into(), "spec.versions".into()),
+                ("FieldValueInvalid".into(), "status.storedVersions".into())
+            ]
         );
         assert_eq!(
-            wrong(|d| d["spec"]["versions"][0]["additionalPrinterColumns"][0]["jsonPath"] = json!("nope[")),
+            wrong(|d| d["spec"]["versions"][0]["additionalPrinterColumns"][0]["jsonPath"] = json!("nope")),
             [(
                 "FieldValueInvalid".into(),
-                "spec.versions[0].additionalPrinterColumns[0].jsonPath".into()
+                "spec.additionalPrinterColumns[0].JSONPath".into()
             )]
         );
         assert_eq!(wrong(|d| d["spec"]["scope"] = json!("Galaxy"))[0].1, "spec.scope");

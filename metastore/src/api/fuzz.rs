@@ -171,7 +171,7 @@ fn schema(bytes: &[u8]) {
     let once = object.clone();
     shape::default(&mut object, &schema);
     assert_eq!(once, object, "defaults are there once");
-    drop(check::object(&object, &schema));
+    drop(check::object(&object, None, &schema));
     for document in [Document::V2, Document::V3] {
         let mut needed = Needed::new();
         let mut renderer = Renderer {

@@ -13,7 +13,8 @@ use super::builtin::Gave;
 use super::jsonpath::Path;
 use super::names::NameRule;
 use super::openapi::Documents;
-use super::schema::Schema;
+use super::rules::Rules;
+use super::schema::{Schema, shape};
 use super::status::Cause;
 use super::table::Column;
 use crate::store::{ObjectKey, Scope};
@@ -41,6 +42,12 @@ pub struct KindSpec {
     pub(crate) create_on_update: bool,
     pub(crate) status: StatusPart,
     pub(crate) scale: Option<Scale>,
+    /// What a definition demands of its objects beyond the schema.
+    pub(crate) rules: Option<Arc<dyn Rules>>,
+    /// The schemas of all versions of a definition, by their `apiVersion`.
+    pub(crate) versions: Arc<BTreeMap<Box<str>, Arc<Schema>>>,
+    /// Objects that were written before this revision may not have the form that the schema gives them.
+    pub(crate) since: u64,
     /// `metadata.generation` counts changes of the desired state.
     pub(crate) generation: bool,
     pub(crate) columns: Vec<Column>,
@@ -183,7 +190,6 @@ pub(crate) enum StatusPart {
 #[derive(Clone, Debug)]
 pub(crate) struct Scale {
     pub(crate) spec: Path,
-    pub(crate) spec_text: Arc<str>,
     pub(crate) status: Path,
     pub(crate) selector: Selector,
 }
@@ -254,8 +260,10 @@ impl KindSpec {
     }
 
     /// Whether stored bytes are the answer as they are.
-    pub(crate) fn is_stored_form(&self) -> bool {
-        self.storage.view.is_none()
+    /// `revision`: when the object was written.
+    pub(crate) fn is_stored_form(&self, revision: u64) -> bool {
+        revision >= self.since
+            && self.storage.view.is_none()
             && self.storage.group == self.group
             && self
                 .storage
@@ -289,13 +297,34 @@ impl KindSpec {
         if let Some(view) = self.storage.view {
             (view.show)(object);
         }
+        if self.custom {
+            self.read_custom(object);
+        }
         self.stamp(object, &self.api_version());
+    }
+
+    /// What is stored has the form of the version in which it was stored, by the schema that this version has now; of that this version
+    /// shows what it knows.
+    fn read_custom(&self, object: &mut Value) {
+        let stored = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+        let schema = self.versions.get(stored).unwrap_or(&self.schema).clone();
+        shape::prune(object, &schema, true, &mut Vec::new());
+        shape::default(object, &schema);
+        if !Arc::ptr_eq(&schema, &self.schema) {
+            shape::prune(object, &self.schema, true, &mut Vec::new());
+        }
     }
 
     /// Brings an object of this row into the stored form.
     pub(crate) fn keep(&self, object: &mut Value) {
         if let Some(view) = self.storage.view {
             (view.keep)(object);
+        }
+        if let Some(schema) = self.versions.get(&*self.storage.api_version)
+            && !Arc::ptr_eq(schema, &self.schema)
+        {
+            // What the stored version has no place for is lost.
+            shape::prune(object, schema, true, &mut Vec::new());
         }
         self.stamp(object, &self.storage.api_version);
     }
@@ -369,6 +398,8 @@ pub(crate) struct Registry {
     pub(crate) generation: u64,
     /// What is kept of its OpenAPI documents.
     pub(crate) documents: Documents,
+    /// What is kept of definitions none of whose versions is served: their objects must still go when they go.
+    pub(crate) unserved: Vec<Arc<KindSpec>>,
 }
 
 impl Registry {
@@ -450,6 +481,7 @@ impl Registry {
     pub(crate) fn storage(&self) -> Vec<Arc<KindSpec>> {
         let mut seen = std::collections::BTreeSet::new();
         self.all()
+            .chain(&self.unserved)
             .filter(|k| k.review.is_none())
             .filter(|k| seen.insert((k.storage.group.clone(), k.storage.plural.clone())))
             .cloned()
@@ -465,7 +497,7 @@ impl Registry {
 }
 
 /// Orders versions as the API does: v2 > v1 > v1beta2 > v1beta1 > v1alpha1 > anything else.
-fn priority(version: &str) -> (u8, u64, u64) {
+pub(crate) fn priority(version: &str) -> (u8, u64, u64) {
     let parse = || {
         let rest = version.strip_prefix('v')?;
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::builtin::DEFINITIONS;
 use super::kinds::{Deletion, KindSpec};
-use super::meta;
 use super::server::Core;
 use super::status::Status;
 use super::write::{commit_status, delete_all, parse, store_status};
+use super::{definitions, meta};
 use crate::store::{CommitError, Expect, ListOptions, Object, ObjectKey, Scope, Tx};
 
 /// Objects deleted in one transaction.
@@ -172,7 +172,9 @@ fn is_leaving(core: &Core, key: &ObjectKey) -> Result<bool, Status> {
 /// A row of the kind that a definition of this name (`plural.group`) defines.
 fn definition_kind(core: &Core, name: &str) -> Option<Arc<KindSpec>> {
     let (plural, group) = name.split_once('.')?;
-    core.registry().preferred(group, plural).filter(|k| k.custom).cloned()
+    let all = core.registry().storage();
+    all.into_iter()
+        .find(|k| k.custom && *k.storage.group == *group && *k.storage.plural == *plural)
 }
 
 /// Deletes what is in a scope; returns how many objects finalizers hold.
@@ -254,11 +256,17 @@ async fn mark(core: &Core, object: &Object, mut value: Value) -> Result<(), Stat
 async fn note(core: &Core, holder: Holder, key: &ObjectKey, held: usize) -> Result<(), Status> {
     let Some(object) = core.read(key)? else { return Ok(()) };
     let mut value = parse(&object)?;
+    if holder == Holder::Definition {
+        if !definitions::in_progress(&mut value, &meta::now()) {
+            return Ok(());
+        }
+        return noted(core, &object, value).await;
+    }
     let message = format!("Some content in the namespace has finalizers remaining: {held} objects");
     let condition = json!({"type": "NamespaceFinalizersRemaining", "status": "True", "reason": "SomeFinalizersRemain",
         "message": message, "lastTransitionTime": meta::now()});
     let same = value.pointer("/status/conditions/0/message") == condition.get("message");
-    if holder != Holder::Namespace || same {
+    if same {
         return Ok(());
     }
     if let Value::Object(map) = &mut value {
@@ -267,7 +275,12 @@ async fn note(core: &Core, holder: Holder, key: &ObjectKey, held: usize) -> Resu
             json!({"phase": "Terminating", "conditions": [condition]}),
         );
     }
-    let tx = Tx::new().put(key.clone(), value, Expect::Revision(object.revision));
+    noted(core, &object, value).await
+}
+
+/// Stores what was noted; whoever changed it meanwhile is seen by the next look.
+async fn noted(core: &Core, object: &Object, value: Value) -> Result<(), Status> {
+    let tx = Tx::new().put(object.key.clone(), value, Expect::Revision(object.revision));
     match core.store.commit(tx).await {
         Ok(_) | Err(CommitError::Conflict { .. } | CommitError::NotFound(_)) => Ok(()),
         Err(e) => Err(Status::unavailable(e.to_string())),
@@ -285,7 +298,8 @@ async fn remove(core: &Arc<Core>, holder: Holder, key: &ObjectKey) -> Result<Pro
         let value = parse(&object)?;
         let others = value.pointer("/spec/finalizers").and_then(Value::as_array);
         let others = others.into_iter().flatten().any(|f| f != "kubernetes");
-        if !meta::finalizers(&value).is_empty() || (holder == Holder::Namespace && others) {
+        let kept = !meta::finalizers(&value).iter().all(|f| f == definitions::CLEANUP);
+        if kept || (holder == Holder::Namespace && others) {
             return Ok(Progress::Waits);
         }
         match core
@@ -306,6 +320,8 @@ async fn remove(core: &Arc<Core>, holder: Holder, key: &ObjectKey) -> Result<Pro
     }
     if holder == Holder::Definition {
         core.load_definitions().await?;
+        core.resettle_names(key.name.split_once('.').map_or("", |(_, group)| group))
+            .await?;
     }
     Ok(Progress::Done)
 }

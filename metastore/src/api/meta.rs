@@ -248,7 +248,7 @@ fn check_change(object: &Value, old: &Value, causes: &mut Vec<Cause>) {
 }
 
 /// What is checked of a new object and of a changed one alike.
-fn check_parts(object: &Value, causes: &mut Vec<Cause>) {
+pub(crate) fn check_parts(object: &Value, causes: &mut Vec<Cause>) {
     let map = |field: &str| of(object).and_then(|m| m.get(field)).and_then(Value::as_object);
     for (key, value) in map("labels").into_iter().flatten() {
         for why in selector::key_problems(key) {

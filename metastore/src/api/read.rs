@@ -219,7 +219,7 @@ impl Core {
         let page = page.1;
         if form == Form::Json {
             let head = list_head(&kind.list_kind, &kind.api_version(), &metadata)?;
-            let items = if kind.is_stored_form() {
+            let items = if page.items.iter().all(|o| kind.is_stored_form(o.revision)) {
                 page.items
             } else {
                 page.items

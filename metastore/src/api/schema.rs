@@ -11,6 +11,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub(crate) mod check;
+pub(crate) mod embedded;
+pub(crate) mod formats;
 pub(crate) mod limits;
 pub(crate) mod parse;
 pub(crate) mod pattern;
@@ -99,6 +101,10 @@ pub(crate) struct Schema {
     pub(crate) int_or_string: bool,
     /// `x-kubernetes-embedded-resource`.
     pub(crate) embedded: bool,
+    /// It, or something below it, is an embedded resource.
+    pub(crate) has_embedded: bool,
+    /// It, or something below it, is a list whose items must differ.
+    pub(crate) has_unique: bool,
     /// `x-kubernetes-map-type: atomic`: one field to its owners, whatever is in it.
     pub(crate) atomic: bool,
     /// Strategic merge drops members that a patch does not name (`retainKeys`).

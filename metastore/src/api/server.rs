@@ -24,11 +24,12 @@ use super::garbage::{self, Collects};
 use super::kinds::{KindSpec, Registry};
 use super::rbac::{NoEscalation, Rbac};
 use super::request::{self, Query, ResourcePath, Route};
+use super::rules::RuleEngine;
 use super::status::Status;
 use super::token::{KeyError, TokenOptions, Tokens};
 use super::write::{Owner, Part, Writing};
-use super::{accounts, audit, codec, definitions, discovery, lifecycle, openapi, own_service, rbac, write};
-use crate::store::{ListOptions, Scope, Store};
+use super::{accounts, audit, codec, custom, definitions, discovery, lifecycle, openapi, own_service, rbac, write};
+use crate::store::Store;
 
 /// Watches open at a time in one server; each costs some kilobytes.
 const MAX_WATCHES: usize = 20_000;
@@ -60,10 +61,12 @@ pub struct OwnProgram;
 pub(crate) struct Core {
     pub(crate) store: Store,
     /// Rows that are there without a definition.
-    base: Vec<Arc<KindSpec>>,
+    pub(crate) base: Vec<Arc<KindSpec>>,
     registry: RwLock<Arc<Registry>>,
     /// Definitions are read again one at a time.
-    reload: tokio::sync::Mutex<()>,
+    pub(crate) reload: tokio::sync::Mutex<custom::Loaded>,
+    /// Says that the table was replaced.
+    pub(crate) table: tokio::sync::watch::Sender<u64>,
     pub(crate) admissions: Admissions,
     pub(crate) authority: Authority,
     pub(crate) tokens: Option<Tokens>,
@@ -74,6 +77,7 @@ pub(crate) struct Core {
     /// Number of the newest record there.
     pub(crate) audited: tokio::sync::watch::Sender<u64>,
     pub(crate) collects: Collects,
+    pub(crate) rules: Option<Arc<dyn RuleEngine>>,
     /// Creates pass as readers; whoever empties a namespace or a kind passes once as writer, and after that sees every create.
     pub(crate) gate: tokio::sync::RwLock<()>,
     pub(crate) watches: Arc<tokio::sync::Semaphore>,
@@ -105,6 +109,7 @@ pub struct Builder {
     root_ca: Option<String>,
     audit: bool,
     collects: Collects,
+    rules: Option<Arc<dyn RuleEngine>>,
     drain: Drain,
     service_ranges: Vec<ServiceRange>,
     advertised: Option<SocketAddr>,
@@ -202,6 +207,13 @@ impl Builder {
         self
     }
 
+    /// Who compiles and evaluates validation rules of definitions; without it a definition that has some is refused.
+    #[must_use]
+    pub fn rules(mut self, engine: Arc<dyn RuleEngine>) -> Self {
+        self.rules = Some(engine);
+        self
+    }
+
     /// Background work (emptying namespaces) runs under this drain.
     #[must_use]
     pub fn drain(mut self, drain: Drain) -> Self {
@@ -272,7 +284,8 @@ impl Builder {
             store: self.store,
             base: self.kinds.into_iter().map(Arc::new).collect(),
             registry: RwLock::default(),
-            reload: tokio::sync::Mutex::new(()),
+            reload: tokio::sync::Mutex::default(),
+            table: tokio::sync::watch::Sender::new(0),
             admissions: self.admissions,
             authority,
             tokens: self.tokens.map(Tokens::new).transpose()?,
@@ -280,6 +293,7 @@ impl Builder {
             audit: self.audit,
             audited: tokio::sync::watch::Sender::new(audited),
             collects: self.collects,
+            rules: self.rules,
             gate: tokio::sync::RwLock::new(()),
             watches: Arc::new(tokio::sync::Semaphore::new(MAX_WATCHES)),
             budget: Budget::new(self.answers),
@@ -398,6 +412,7 @@ impl ApiServer {
             root_ca: None,
             audit: true,
             collects: Arc::new(|_| true),
+            rules: None,
             drain: Drain::new(),
             service_ranges: vec![ServiceRange::default()],
             advertised: None,
@@ -552,26 +567,11 @@ impl Core {
         self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads the definitions from the store and replaces the table.
-    pub(crate) async fn load_definitions(&self) -> Result<(), Status> {
-        let _one = self.reload.lock().await;
-        let scope = Scope::all(DEFINITIONS.0, DEFINITIONS.1);
-        let listed = self
-            .store
-            .list(&scope, ListOptions::default())
-            .map_err(write::store_status)?;
-        let mut next = Registry::default();
-        next.generation = self.registry().generation + 1;
-        for kind in &self.base {
-            next.add(kind.clone());
-        }
-        for object in &listed.items {
-            for row in definitions::rows(&write::parse(object)?) {
-                next.add(Arc::new(row));
-            }
-        }
+    /// Replaces the table; whoever watches a kind that changed is told.
+    pub(crate) fn replace_registry(&self, next: Registry) {
+        let generation = next.generation;
         *self.registry.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
-        Ok(())
+        self.table.send_replace(generation);
     }
 
     /// What follows from a write: a changed definition changes the table; a removed object may have been the last that something waited for.
@@ -724,9 +724,6 @@ impl Core {
         if !target.tail.is_empty() && leads.is_none_or(|l| l.name != "proxy") {
             return Err(Status::no_such_resource());
         }
-        if reads && leads.is_none() {
-            return Box::pin(self.read_request(call)).await;
-        }
         if let Some(leads) = leads {
             if !leads.verbs.contains(&verb) {
                 return Err(Status::method_not_allowed());
@@ -734,9 +731,24 @@ impl Core {
             let (body, _long) = codec::read(body, &self.budget).await?;
             return Box::pin(self.connect(call, target.tail, body)).await;
         }
-        let _place = self.budget.write().await?;
-        let (body, _long) = codec::read(body, &self.budget).await?;
-        Box::pin(self.write_request(call, body)).await
+        let deprecated = call.kind.deprecated.clone();
+        let response = if reads {
+            Box::pin(self.read_request(call)).await?
+        } else {
+            let _place = self.budget.write().await?;
+            let (body, _long) = codec::read(body, &self.budget).await?;
+            Box::pin(self.write_request(call, body)).await?
+        };
+        let Some(text) = deprecated else { return Ok(response) };
+        // Said before what else is wrong.
+        let mut response = response;
+        let others: Vec<HeaderValue> = response.headers().get_all(header::WARNING).iter().cloned().collect();
+        response.headers_mut().remove(header::WARNING);
+        let mut response = with_warnings(response, &[text.to_string()]);
+        for other in others {
+            response.headers_mut().append(header::WARNING, other);
+        }
+        Ok(response)
     }
 }
 

@@ -22,12 +22,12 @@ pub(crate) enum Cell {
     Value(Path),
     /// The text at a path, empty when there is none.
     Word(Path),
-    /// All values at a path, joined for printing.
-    Text(Path),
     /// The time since the timestamp at a path.
     Age(Path),
     /// The time since the first timestamp that there is at one of these paths.
     Ages(Vec<Path>),
+    /// The time since the timestamp at a path, and nothing where there is none.
+    Since(Path),
     /// Computed.
     Of(fn(&Value) -> Value),
     /// Computed by the time (milliseconds since 1970).
@@ -89,6 +89,7 @@ impl Column {
     fn cell(&self, object: &Value, now_ms: u64) -> Value {
         match &self.cell {
             Cell::Value(p) => match p.first(object) {
+                Some(Value::Null) if &*self.ty == "string" => json!("<no value>"),
                 None | Some(Value::Null) => Value::Null,
                 Some(v) => self.coerce(v),
             },
@@ -97,9 +98,12 @@ impl Column {
                 .filter(|v| v.is_string())
                 .cloned()
                 .unwrap_or_else(|| json!("")),
-            Cell::Text(p) => joined(&p.find(object)),
             Cell::Age(p) => match p.first(object).and_then(Value::as_str) {
                 None => json!("<unknown>"),
+                Some(text) => json!(age(text, now_ms)),
+            },
+            Cell::Since(p) => match p.first(object).and_then(Value::as_str) {
+                None => Value::Null,
                 Some(text) => json!(age(text, now_ms)),
             },
             Cell::Ages(paths) => match paths.iter().find_map(|p| p.first(object)?.as_str()) {
@@ -125,18 +129,6 @@ impl Column {
             (_, Value::String(_)) => value.clone(),
             (_, other) => json!(other.to_string()),
         }
-    }
-}
-
-fn joined(values: &[&Value]) -> Value {
-    let parts: Vec<String> = values
-        .iter()
-        .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
-        .collect();
-    if parts.is_empty() {
-        Value::Null
-    } else {
-        json!(parts.join(","))
     }
 }
 
@@ -265,8 +257,14 @@ mod tests {
         assert_eq!(column("integer", ".spec.s").cell(&o, 0), Value::Null);
         assert_eq!(column("string", ".spec.n").cell(&o, 0), json!("3"));
         assert_eq!(column("string", ".spec.nope").cell(&o, 0), Value::Null);
-        let text = Column::new("C", "string", "", Cell::Text(path(".spec.list[*]").unwrap()));
-        assert_eq!(text.cell(&o, 0), json!("a,b"));
+        assert_eq!(column("string", ".spec.list[*]").cell(&o, 0), json!("a"));
+        assert_eq!(column("string", ".spec.list").cell(&o, 0), json!(r#"["a","b"]"#));
+        let since = |p: &str| Column::new("C", "date", "", Cell::Since(path(p).unwrap())).cell(&o, 5000);
+        assert_eq!(since(".metadata.creationTimestamp"), json!("5s"));
+        assert_eq!(
+            (since(".spec.s"), since(".spec.nope")),
+            (json!("<invalid>"), Value::Null)
+        );
         assert_eq!(Column::age().cell(&o, 5000), json!("5s"));
         let r = row(&[Column::name()], &o, RowObject::Metadata, 0);
         assert_eq!(r["cells"], json!(["o"]));

@@ -63,6 +63,8 @@ struct Watcher {
     next_bookmark: Instant,
     ends: Instant,
     drain: daemon::drain::Drain,
+    /// The table of kinds, for a kind that may change.
+    table: Option<Table>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -99,6 +101,7 @@ impl Core {
             next_bookmark: started + BOOKMARK_EVERY,
             ends: started + life,
             drain: self.drain.clone(),
+            table: kind.custom.then(|| Table::new(self)),
             _permit: permit,
         };
         if let Err(status) = self.begin_watch(&mut watcher, call, options).await {
@@ -173,6 +176,38 @@ impl Core {
     }
 }
 
+/// The table of kinds as a watcher follows it: when its row is replaced or gone, the watch is over, and the client begins anew.
+struct Table {
+    core: Arc<Core>,
+    replaced: tokio::sync::watch::Receiver<u64>,
+}
+
+impl Table {
+    fn new(core: &Arc<Core>) -> Self {
+        let mut replaced = core.table.subscribe();
+        // The row may have been replaced since the request found it.
+        replaced.mark_changed();
+        Self {
+            core: core.clone(),
+            replaced,
+        }
+    }
+
+    /// Ends when the row is not in the table any more.
+    async fn outdates(table: Option<&mut Self>, kind: &Arc<KindSpec>) {
+        if let Some(table) = table {
+            while table.replaced.changed().await.is_ok() {
+                let registry = table.core.registry();
+                let row = registry.get(&kind.group, &kind.version, &kind.plural);
+                if !row.is_some_and(|r| Arc::ptr_eq(r, kind)) {
+                    return;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+}
+
 impl Watcher {
     /// The next bytes; none when the watch is over.
     async fn next(&mut self) -> Option<Bytes> {
@@ -189,6 +224,7 @@ impl Watcher {
                 biased;
                 () = self.drain.stopping() => return None,
                 event = watch.next() => self.take(event),
+                () = Table::outdates(self.table.as_mut(), &self.kind) => return None,
                 () = sleep_until(wake) => self.tick()?,
             }
         }
@@ -267,7 +303,7 @@ impl Watcher {
     }
 
     fn send(&mut self, kind: EventKind, object: &Object) -> Result<(), Status> {
-        let body = if self.form == Form::Json && self.kind.is_stored_form() {
+        let body = if self.form == Form::Json && self.kind.is_stored_form(object.revision) {
             object.json.clone()
         } else {
             let mut value = parse(object)?;

@@ -15,10 +15,10 @@ use super::builtin::Gave;
 use super::garbage::{FOREGROUND, ORPHAN};
 use super::kinds::{Deletion, KindSpec, StatusPart, SubPart};
 use super::request::Strictness;
-use super::schema::{check, limits, shape, types};
+use super::schema::{embedded, limits, shape, types};
 use super::server::{Call, Core};
 use super::status::{Cause, Status};
-use super::{meta, names};
+use super::{custom, definitions, meta, names};
 use crate::store::{CommitError, Expect, Object, ObjectKey, Op, StoreError, Tx};
 
 /// How often a write that lost a race is computed again before the client is told.
@@ -122,7 +122,7 @@ impl Core {
         let Body { mut value, duplicates } = body;
         let given = apply::take_managed_fields(&mut value);
         self.check_type(&mut value, kind)?;
-        let mut warnings = self.bring_into_shape(&mut value, &w, duplicates)?;
+        let warnings = self.bring_into_shape(&mut value, &w, duplicates)?;
         let named = meta::text(&value, "name").to_owned();
         let prefix = meta::text(&value, "generateName").to_owned();
         if !meta::text(&value, "resourceVersion").is_empty() {
@@ -135,9 +135,6 @@ impl Core {
             let cause = Cause::required("metadata.name", "name or generateName is required");
             return Err(Status::invalid(&kind.group, &kind.kind, "", vec![cause]));
         }
-        if let Some(text) = &kind.deprecated {
-            warnings.push(text.to_string());
-        }
         let attempts = if named.is_empty() { MAX_NAMES } else { 1 };
         for attempt in 1..=attempts {
             let name = if named.is_empty() {
@@ -149,8 +146,7 @@ impl Core {
                 Err(status) if status.reason == "AlreadyExists" && attempt < attempts => {}
                 Err(status) => return Err(status),
                 Ok(mut written) => {
-                    warnings.append(&mut written.warnings);
-                    written.warnings = warnings;
+                    written.warnings.splice(..0, warnings);
                     return Ok(written);
                 }
             }
@@ -184,13 +180,14 @@ impl Core {
         if let Some(prepare) = kind.prepare {
             prepare(&mut value, None, &now);
         }
+        self.settle_names(kind, &mut value)?;
         let gate = self.gate.read().await;
         self.check_place(kind, w.namespace, name)?;
         self.admit(w, Operation::Create, name, None, &mut value)?;
         self.give(w, &mut value, None, name)?;
-        self.validate(w, &value, None, name)?;
+        let mut warnings = self.validate(w, &value, None, name).await?;
         note_owner(w, None, &mut value, given)?;
-        let warnings = warnings_of(w, &value, None);
+        warnings.extend(warnings_of(w, &value, None));
         if w.dry_run {
             if self.read(&kind.key(w.namespace, name))?.is_some() {
                 return Err(Status::already_exists(&kind.storage.group, &kind.plural, name));
@@ -264,10 +261,7 @@ impl Core {
         check_identity(&value, &current, w, name)?;
         let mut warnings = self.bring_into_shape(&mut value, w, duplicates)?;
         meta::check_kept(&value, &current, kind, name)?;
-        if let Some(text) = &kind.deprecated {
-            warnings.push(text.to_string());
-        }
-        let mut new = self.completed(w, value, &current, name)?;
+        let mut new = self.completed(w, value, &current, name, &mut warnings).await?;
         note_owner(w, Some(&current), &mut new, given.as_ref())?;
         warnings.extend(warnings_of(w, &new, Some(&current)));
         let leaves = meta::is_terminating(&current)
@@ -321,7 +315,14 @@ impl Core {
 
     /// The new object as it will be stored, in the row's form: what the writer may not change is as it was, the rest is completed,
     /// admitted and valid.
-    fn completed(&self, w: &Writing<'_>, mut value: Value, current: &Value, name: &str) -> Result<Value, Status> {
+    async fn completed(
+        &self,
+        w: &Writing<'_>,
+        mut value: Value,
+        current: &Value,
+        name: &str,
+        warnings: &mut Vec<String>,
+    ) -> Result<Value, Status> {
         let kind = w.kind;
         match w.part {
             Part::Status => {
@@ -347,6 +348,7 @@ impl Core {
             && let Some(prepare) = kind.prepare
         {
             prepare(&mut value, Some(current), &meta::now());
+            self.settle_names(kind, &mut value)?;
         }
         self.admit(w, Operation::Update, name, Some(current), &mut value)?;
         meta::carry(&mut value, current)?;
@@ -364,7 +366,7 @@ impl Core {
             meta::of_mut(&mut value)?.insert("generation".to_owned(), next.into());
         }
         if value != *current {
-            self.validate(w, &value, Some(current), name)?;
+            warnings.extend(self.validate(w, &value, Some(current), name).await?);
         }
         Ok(value)
     }
@@ -450,7 +452,7 @@ impl Core {
 
     /// The bytes of an object in a row's form: the stored ones when that is the form.
     pub(crate) fn shown(&self, kind: &KindSpec, object: &Object) -> Result<Bytes, Status> {
-        if kind.is_stored_form() {
+        if kind.is_stored_form(object.revision) {
             return Ok(object.json.clone());
         }
         let mut value = parse(object)?;
@@ -508,13 +510,28 @@ impl Core {
             shape::tidy(value, &kind.schema);
             shape::mistyped(value, &kind.schema)
         };
-        if let Some((path, wanted, found)) = mistyped {
-            return Err(Status::bad_request(format!(
+        let malformed = |(path, wanted, found): (String, &str, String)| {
+            Status::bad_request(format!(
                 "{} in version {:?} cannot be handled as a {}: json: cannot unmarshal {found} into {path} of type {wanted}",
                 kind.kind, &*kind.version, kind.kind
-            )));
+            ))
+        };
+        if let Some(mistyped) = mistyped {
+            return Err(malformed(mistyped));
+        }
+        if kind.custom {
+            embedded::decode(value, &kind.schema, "", &mut unknown).map_err(|why| {
+                Status::bad_request(format!(
+                    "{} in version {:?} cannot be handled as a {}: {why}",
+                    kind.kind, &*kind.version, kind.kind
+                ))
+            })?;
         }
         shape::prune(value, &kind.schema, true, &mut unknown);
+        if custom::is_definition(kind) {
+            definitions::decode(value, &mut unknown).map_err(malformed)?;
+        }
+        unknown.sort();
         let problems = unknown
             .iter()
             .map(|f| format!("unknown field {f:?}"))
@@ -588,22 +605,19 @@ impl Core {
         })
     }
 
-    fn validate(&self, w: &Writing<'_>, value: &Value, old: Option<&Value>, name: &str) -> Result<(), Status> {
+    /// Refuses what is wrong; returns warnings.
+    async fn validate(
+        &self,
+        w: &Writing<'_>,
+        value: &Value,
+        old: Option<&Value>,
+        name: &str,
+    ) -> Result<Vec<String>, Status> {
         let kind = w.kind;
         let mut causes = Vec::new();
         meta::check(value, old, kind, &mut causes);
         if kind.custom {
-            causes.extend(check::object(value, &kind.schema));
-            if let Some(scale) = &kind.scale
-                && let Some(n) = scale.spec.first(value)
-                && n.as_i64().is_none_or(|n| !(0..=i64::from(i32::MAX)).contains(&n))
-            {
-                causes.push(Cause::invalid(
-                    &*scale.spec_text,
-                    &n.to_string(),
-                    "should be a non-negative integer",
-                ));
-            }
+            custom::check(kind, value, old, w.part, &mut causes);
         }
         if !matches!(w.part, Part::Whole) {
             if !kind.custom {
@@ -618,8 +632,9 @@ impl Core {
                 validate(value, old, &mut causes);
             }
         }
+        let warnings = self.check_rules(w, value, old, &mut causes).await?;
         if causes.is_empty() {
-            return Ok(());
+            return Ok(warnings);
         }
         Err(Status::invalid(&kind.storage.group, &kind.kind, name, causes))
     }
@@ -632,7 +647,8 @@ impl Core {
                 return Err(Status::no_such_resource());
             }
             if self.is_definition_leaving(kind)? {
-                return Err(Status::method_not_allowed());
+                let why = "create not allowed while custom resource definition is terminating";
+                return Err(Status::forbidden(&kind.group, &kind.plural, name, why));
             }
         }
         if !kind.namespaced {
@@ -852,6 +868,10 @@ fn mark(object: &mut Value, kind: &KindSpec, asked: Option<i64>) -> Result<bool,
     let next = meta::generation(object) + 1;
     let m = meta::of_mut(object)?;
     m.insert("deletionTimestamp".to_owned(), at.into());
+    if matches!(kind.deletion, Deletion::EmptiesKind) {
+        definitions::terminate(object, &meta::now());
+        return Ok(true);
+    }
     if !matches!(kind.deletion, Deletion::EmptiesNamespace) {
         m.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
     }

@@ -1,4 +1,5 @@
-//! Reads `openAPIV3Schema` of a CustomResourceDefinition and says, field by field, what is not structural about it.
+//! Reads `openAPIV3Schema` of a CustomResourceDefinition that is known to be structural; bounds its size, compiles its patterns and holds
+//! its defaults against it.
 
 use std::sync::Arc;
 
@@ -10,8 +11,6 @@ use crate::api::status::Cause;
 /// Most bytes of compiled patterns in one schema.
 const MAX_PROGRAMS: usize = 16 << 20;
 
-const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
-
 /// Reads a schema; `path` is the field that holds it, for messages.
 pub(crate) fn schema(value: &Value, path: &str) -> Result<Schema, Vec<Cause>> {
     let mut reader = Reader {
@@ -19,26 +18,23 @@ pub(crate) fn schema(value: &Value, path: &str) -> Result<Schema, Vec<Cause>> {
         nodes: 0,
         programs: 0,
     };
-    let out = reader.node(value, path, 0, Mode::Top);
+    let out = reader.node(value, path, 0);
     if reader.causes.is_empty() {
         let out = out.unwrap_or_else(Schema::anything);
         check_defaults(&out, path, &mut reader.causes);
+        for name in ["apiVersion", "kind"] {
+            // A whole object by default must be one.
+            if out.default.as_ref().is_some_and(|d| d.get(name).is_none()) {
+                reader
+                    .causes
+                    .push(Cause::required(format!("{path}.default.{name}"), ""));
+            }
+        }
         if reader.causes.is_empty() {
             return Ok(out);
         }
     }
     Err(reader.causes)
-}
-
-/// Where a node stands decides what it must say.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    /// The root: must be an object.
-    Top,
-    /// A property, item or map value: must have a type.
-    Structural,
-    /// Under allOf, anyOf, oneOf, not: only narrows.
-    Narrowing,
 }
 
 struct Reader {
@@ -49,7 +45,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn node(&mut self, value: &Value, path: &str, depth: usize, mode: Mode) -> Option<Schema> {
+    fn node(&mut self, value: &Value, path: &str, depth: usize) -> Option<Schema> {
         self.nodes += 1;
         if self.nodes > MAX_NODES || depth > MAX_DEPTH {
             if self.nodes != usize::MAX {
@@ -67,11 +63,6 @@ impl Reader {
                 .push(Cause::type_invalid(path, &value.to_string(), "must be an object"));
             return None;
         };
-        if map.contains_key("$ref") {
-            self.causes
-                .push(Cause::forbidden(format!("{path}.$ref"), "$ref is not supported"));
-            return None;
-        }
         let mut out = Schema {
             description: text(map, "description").map(Into::into),
             format: text(map, "format").map(Into::into),
@@ -80,145 +71,54 @@ impl Reader {
             int_or_string: flag(map, "x-kubernetes-int-or-string"),
             embedded: flag(map, "x-kubernetes-embedded-resource"),
             rules: map.get("x-kubernetes-validations").cloned(),
-            atomic: self.read_map_type(map, path),
+            ty: text(map, "type").and_then(Type::parse),
+            atomic: text(map, "x-kubernetes-map-type") == Some("atomic"),
             default: map.get("default").cloned(),
             ..Schema::default()
         };
-        self.read_type(map, &mut out, path, mode);
-        self.read_members(map, &mut out, path, depth, mode);
+        self.read_members(map, &mut out, path, depth);
         out.checks = self.read_checks(map, path, depth);
+        let below = || {
+            let more = match &out.additional {
+                Additional::Of(s) => Some(s),
+                _ => None,
+            };
+            out.properties.values().chain(&out.items).chain(more)
+        };
+        let (embedded, unique) = (below().any(|s| s.has_embedded), below().any(|s| s.has_unique));
+        out.has_embedded = out.embedded || embedded;
+        out.has_unique = out.list != ListType::Atomic || unique;
         Some(out)
     }
 
-    fn read_type(&mut self, map: &Map<String, Value>, out: &mut Schema, path: &str, mode: Mode) {
-        let field = format!("{path}.type");
-        match text(map, "type").unwrap_or_default() {
-            "" => {
-                let typeless = mode == Mode::Narrowing || out.int_or_string || (out.preserve && mode != Mode::Top);
-                if !typeless {
-                    let why = if mode == Mode::Top {
-                        "must not be empty at the root"
-                    } else {
-                        "must not be empty for specified object fields"
-                    };
-                    self.causes.push(Cause::required(field, why));
-                }
-            }
-            name => match Type::parse(name) {
-                None => self
-                    .causes
-                    .push(Cause::not_supported(field, &format!("\"{name}\""), &TYPES)),
-                Some(Type::Object) => out.ty = Some(Type::Object),
-                Some(t) if mode == Mode::Top => {
-                    self.causes.push(Cause::invalid(
-                        field,
-                        &format!("\"{}\"", t.name()),
-                        "must be object at the root",
-                    ));
-                }
-                Some(t) => out.ty = Some(t),
-            },
-        }
-        if out.ty == Some(Type::Array) && !map.contains_key("items") && mode != Mode::Narrowing {
-            self.causes
-                .push(Cause::required(format!("{path}.items"), "must be specified"));
-        }
-    }
-
-    fn read_members(&mut self, map: &Map<String, Value>, out: &mut Schema, path: &str, depth: usize, mode: Mode) {
-        let below = if mode == Mode::Narrowing {
-            Mode::Narrowing
-        } else {
-            Mode::Structural
-        };
+    fn read_members(&mut self, map: &Map<String, Value>, out: &mut Schema, path: &str, depth: usize) {
         if let Some(Value::Object(members)) = map.get("properties") {
             for (name, member) in members {
                 let at = format!("{path}.properties[{name}]");
-                if let Some(s) = self.node(member, &at, depth + 1, below) {
+                if let Some(s) = self.node(member, &at, depth + 1) {
                     out.properties.insert(name.as_str().into(), Arc::new(s));
                 }
             }
         }
         match map.get("additionalProperties") {
             None | Some(Value::Bool(false)) => {}
-            Some(_) if !out.properties.is_empty() => self.causes.push(Cause::forbidden(
-                format!("{path}.additionalProperties"),
-                "additionalProperties and properties are mutual exclusive",
-            )),
             Some(Value::Bool(true)) => out.additional = Additional::Any,
             Some(v) => {
                 let at = format!("{path}.additionalProperties");
-                if let Some(s) = self.node(v, &at, depth + 1, below) {
+                if let Some(s) = self.node(v, &at, depth + 1) {
                     out.additional = Additional::Of(Arc::new(s));
                 }
             }
         }
         if let Some(v) = map.get("items") {
             let at = format!("{path}.items");
-            if v.is_array() {
-                self.causes
-                    .push(Cause::forbidden(at, "items must be a schema object and not an array"));
-            } else if let Some(s) = self.node(v, &at, depth + 1, below) {
+            if let Some(s) = self.node(v, &at, depth + 1) {
                 out.items = Some(Arc::new(s));
             }
         }
-        out.list = self.read_list(map, out, path);
+        out.list = read_list(map);
         if let Some(Value::Array(names)) = map.get("required") {
             out.required = names.iter().filter_map(Value::as_str).map(Into::into).collect();
-        }
-    }
-
-    fn read_map_type(&mut self, map: &Map<String, Value>, path: &str) -> bool {
-        match text(map, "x-kubernetes-map-type") {
-            None | Some("granular") => false,
-            Some("atomic") => true,
-            Some(other) => {
-                self.causes.push(Cause::not_supported(
-                    format!("{path}.x-kubernetes-map-type"),
-                    &format!("\"{other}\""),
-                    &["atomic", "granular"],
-                ));
-                false
-            }
-        }
-    }
-
-    fn read_list(&mut self, map: &Map<String, Value>, out: &Schema, path: &str) -> ListType {
-        match text(map, "x-kubernetes-list-type") {
-            None | Some("atomic") => ListType::Atomic,
-            Some("set") => ListType::Set,
-            Some("map") => {
-                let keys: Vec<String> = match map.get("x-kubernetes-list-map-keys") {
-                    Some(Value::Array(keys)) => keys.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-                    _ => Vec::new(),
-                };
-                let at = format!("{path}.x-kubernetes-list-map-keys");
-                if keys.is_empty() {
-                    self.causes.push(Cause::required(
-                        at,
-                        "must not be empty if x-kubernetes-list-type is map",
-                    ));
-                } else if let Some(items) = &out.items {
-                    for (i, key) in keys.iter().enumerate() {
-                        if !items.properties.contains_key(key.as_str()) {
-                            self.causes.push(Cause::invalid(
-                                format!("{at}[{i}]"),
-                                &format!("\"{key}\""),
-                                "entries must all be names of item properties",
-                            ));
-                        }
-                    }
-                }
-                ListType::Map(keys)
-            }
-            Some(other) => {
-                self.causes.push(Cause::not_supported(
-                    format!("{path}.x-kubernetes-list-type"),
-                    &format!("\"{other}\""),
-                    &["atomic", "map", "set"],
-                ));
-                ListType::Atomic
-            }
         }
     }
 
@@ -261,12 +161,6 @@ impl Reader {
             max_properties: count("maxProperties"),
             ..Checks::default()
         };
-        if flag(map, "uniqueItems") {
-            self.causes.push(Cause::forbidden(
-                format!("{path}.uniqueItems"),
-                "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
-            ));
-        }
         if let Some(Value::Array(list)) = map.get("enum") {
             out.enumeration.clone_from(list);
         }
@@ -295,14 +189,12 @@ impl Reader {
         ] {
             if let Some(Value::Array(parts)) = map.get(key) {
                 for (i, part) in parts.iter().enumerate() {
-                    list.extend(self.node(part, &format!("{path}.{key}[{i}]"), depth + 1, Mode::Narrowing));
+                    list.extend(self.node(part, &format!("{path}.{key}[{i}]"), depth + 1));
                 }
             }
         }
         if let Some(v) = map.get("not") {
-            out.not = self
-                .node(v, &format!("{path}.not"), depth + 1, Mode::Narrowing)
-                .map(Box::new);
+            out.not = self.node(v, &format!("{path}.not"), depth + 1).map(Box::new);
         }
         Some(Box::new(out))
     }
@@ -322,18 +214,26 @@ fn check_defaults(schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
                 &format!("must not have unknown fields: {}", unknown.join(", ")),
             ));
         }
-        let mut found = Vec::new();
-        super::check::node(default, schema, &at, &mut found);
-        causes.append(&mut found);
+        super::check::default(default, schema, &at, causes);
     }
     for (name, member) in &schema.properties {
         check_defaults(member, &format!("{path}.properties[{name}]"), causes);
     }
-    if let Additional::Of(s) = &schema.additional {
-        check_defaults(s, &format!("{path}.additionalProperties"), causes);
-    }
     if let Some(s) = &schema.items {
         check_defaults(s, &format!("{path}.items"), causes);
+    }
+}
+
+fn read_list(map: &Map<String, Value>) -> ListType {
+    match text(map, "x-kubernetes-list-type") {
+        Some("set") => ListType::Set,
+        Some("map") => match map.get("x-kubernetes-list-map-keys") {
+            Some(Value::Array(keys)) => {
+                ListType::Map(keys.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+            }
+            _ => ListType::Atomic,
+        },
+        _ => ListType::Atomic,
     }
 }
 

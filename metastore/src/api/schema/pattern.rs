@@ -17,6 +17,9 @@ pub(crate) struct Pattern {
 impl Pattern {
     /// Compiles, or says why not.
     pub(crate) fn compile(source: &str) -> Result<Self, String> {
+        if let Some(count) = oversized_repeat(source) {
+            return Err(format!("invalid repeat count: {{{count}}}"));
+        }
         let program = PikeVM::builder()
             .thompson(thompson::Config::new().nfa_size_limit(Some(MAX_PROGRAM)))
             .build(source)
@@ -51,6 +54,33 @@ impl Pattern {
     }
 }
 
+/// Most repetitions of one part, as other servers have it.
+const MAX_REPEAT: u32 = 1000;
+
+/// A repetition (`{2,5000}`) that is too long.
+fn oversized_repeat(source: &str) -> Option<&str> {
+    let mut rest = source;
+    while let Some(at) = rest.find(['{', '\\']) {
+        if rest[at..].starts_with('\\') {
+            // What is escaped is no repetition.
+            rest = rest[at + 1..]
+                .chars()
+                .next()
+                .map_or("", |c| &rest[at + 1 + c.len_utf8()..]);
+            continue;
+        }
+        rest = &rest[at + 1..];
+        let inner = &rest[..rest.find('}')?];
+        let large = |n: &str| {
+            !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) && n.parse().map_or(true, |n: u32| n > MAX_REPEAT)
+        };
+        if inner.split(',').any(large) {
+            return Some(inner);
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +98,7 @@ mod tests {
     fn bad_and_oversized_patterns_are_refused() {
         assert!(Pattern::compile("a(").is_err());
         assert!(Pattern::compile("(?:a{1000}){1000}").is_err());
+        assert!(Pattern::compile("a{1001}").is_err() && Pattern::compile("a{1,99999999999}").is_err());
+        assert!(Pattern::compile(r"a\{1001}").is_ok() && Pattern::compile("a{1000}").is_ok());
     }
 }

@@ -18,8 +18,7 @@ fn walk(value: &mut Value, schema: &Schema, top: bool, path: &mut String, unknow
     match value {
         Value::Object(map) => {
             let whole = top || schema.embedded;
-            let open = schema.preserve || matches!(schema.additional, Additional::Any);
-            if !open && schema.ty.is_none() && schema.properties.is_empty() {
+            if !schema.preserve && schema.ty.is_none() && schema.properties.is_empty() {
                 // int-or-string and the like: the type check speaks.
                 return;
             }
@@ -29,12 +28,16 @@ fn walk(value: &mut Value, schema: &Schema, top: bool, path: &mut String, unknow
                 let keep = if let Some(s) = schema.member(name) {
                     walk(member, s, false, path, unknown);
                     true
+                } else if whole && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") || schema.preserve {
+                    true
+                } else if matches!(schema.additional, Additional::Any) {
+                    // Scalars only: nothing is known of what composite values hold.
+                    empty(member, path, unknown);
+                    true
                 } else {
-                    open || (whole && matches!(name.as_str(), "apiVersion" | "kind" | "metadata"))
+                    note(path, unknown);
+                    false
                 };
-                if !keep && unknown.len() < MAX_UNKNOWN {
-                    unknown.push(path.clone());
-                }
                 path.truncate(before);
                 keep
             });
@@ -45,6 +48,35 @@ fn walk(value: &mut Value, schema: &Schema, top: bool, path: &mut String, unknow
             for (i, item) in list.iter_mut().enumerate() {
                 path.push_str(&format!("[{i}]"));
                 walk(item, items, false, path, unknown);
+                path.truncate(before);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn note(path: &str, unknown: &mut Vec<String>) {
+    if unknown.len() < MAX_UNKNOWN {
+        unknown.push(path.to_owned());
+    }
+}
+
+/// Takes all members out of the objects of a value without a schema.
+fn empty(value: &mut Value, path: &mut String, unknown: &mut Vec<String>) {
+    let before = path.len();
+    match value {
+        Value::Object(map) => {
+            for name in map.keys() {
+                push_member(path, name);
+                note(path, unknown);
+                path.truncate(before);
+            }
+            map.clear();
+        }
+        Value::Array(list) => {
+            for (i, item) in list.iter_mut().enumerate() {
+                path.push_str(&format!("[{i}]"));
+                empty(item, path, unknown);
                 path.truncate(before);
             }
         }
@@ -64,7 +96,7 @@ pub(crate) fn default(value: &mut Value, schema: &Schema) {
     match value {
         Value::Object(map) => {
             map.retain(|name, member| {
-                !member.is_null() || schema.properties.get(name.as_str()).is_none_or(|s| takes_null(s))
+                !member.is_null() || schema.member(name).is_none_or(|s| s.nullable || s.default.is_some())
             });
             for (name, member) in &schema.properties {
                 if let Some(d) = &member.default
@@ -76,7 +108,7 @@ pub(crate) fn default(value: &mut Value, schema: &Schema) {
             for (name, member) in map.iter_mut() {
                 if let Some(s) = schema.member(name) {
                     if member.is_null()
-                        && !takes_null(s)
+                        && !s.nullable
                         && let Some(d) = &s.default
                     {
                         *member = d.clone();
@@ -89,7 +121,7 @@ pub(crate) fn default(value: &mut Value, schema: &Schema) {
             if let Some(items) = &schema.items {
                 for item in list {
                     if item.is_null()
-                        && !takes_null(items)
+                        && !items.nullable
                         && let Some(d) = &items.default
                     {
                         *item = d.clone();

@@ -24,6 +24,7 @@ mod codec;
 mod connect;
 mod custom;
 mod definitions;
+mod delete;
 mod discovery;
 mod evict;
 mod faults;

@@ -7,12 +7,13 @@ use serde_json::{Map, Value, json};
 
 use super::builtin;
 use super::codec::Parsed;
+use super::delete::Preconditions;
 use super::kinds::KindSpec;
 use super::meta;
 use super::request::WriteQuery;
 use super::server::{Call, Core};
 use super::status::{Cause, Details, Status};
-use super::write::{Part, Preconditions, Writing, parse, store_status};
+use super::write::{Part, Writing, parse, store_status};
 use crate::store::ListOptions;
 
 /// Most evictions that a budget grants before its keeper has counted them.

@@ -15,12 +15,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::auth::User;
+use super::delete::{Preconditions, Propagation};
 use super::kinds::KindSpec;
 use super::meta;
 use super::request::Strictness;
 use super::server::Core;
 use super::status::Status;
-use super::write::{Body, Owner, Part, Preconditions, Propagation, Writing, store_status};
+use super::write::{Body, Owner, Part, Writing, store_status};
 use crate::store::{Event, EventKind, ListOptions, Object, ObjectKey, Tapped};
 
 /// Says whether an object, by its place, is this server's to collect.

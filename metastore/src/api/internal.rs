@@ -5,11 +5,12 @@ use serde_json::Value;
 
 use super::auth::User;
 use super::codec::Parsed;
+use super::delete::{Deleted, Preconditions};
 use super::kinds::KindSpec;
 use super::request::Strictness;
 use super::server::{ApiServer, ResourceId};
 use super::status::Status;
-use super::write::{Deleted, Owner, Part, Preconditions, Writing, parse};
+use super::write::{Owner, Part, Writing, parse};
 use super::{meta, write};
 use crate::store::Object;
 use std::sync::Arc;

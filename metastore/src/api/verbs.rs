@@ -13,13 +13,14 @@ use super::apply::{self, Manager};
 use super::auth::Attributes;
 use super::body::ApiBody;
 use super::codec::{self, Parsed};
+use super::delete::{Deleted, Preconditions, Propagation};
 use super::kinds::{Act, Deletion};
 use super::patch::{self, Operations, Patch};
 use super::request::{Form, ListQuery, WriteQuery, accept};
 use super::schema::shape;
 use super::server::{Call, Core, json_response, with_warnings};
 use super::status::{Cause, Details, Status, success};
-use super::write::{Deleted, Owner, Part, Preconditions, Propagation, Writing, Written, encode, parse};
+use super::write::{Owner, Part, Writing, Written, encode, parse};
 use super::{meta, read, table};
 
 /// Deletes of a collection that are on their way at once.

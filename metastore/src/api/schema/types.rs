@@ -117,6 +117,8 @@ fn member(field: &Field, done: &Types, scalars: &mut Scalars) -> Result<Arc<Sche
         Some(text) => Some(serde_json::from_str(text).map_err(|e| e.to_string())?),
         // Where zero and absent differ, nothing said is a null.
         None if field.always && field.optional => Some(Value::Null),
+        // Absent and zero differ, and what is absent is written as null.
+        None if field.always && field.optional => Some(Value::Null),
         None if field.always => Some(nothing(&field.kind)),
         None if field.required && !field.optional => zero(&field.kind),
         None => None,

@@ -180,6 +180,12 @@ async fn a_hub_that_starts_on_a_full_disk_serves_what_it_has_or_says_what_is_in_
     let run_file = disk.0.path().join("hub.json");
     let written = || std::fs::read_to_string(&run_file).unwrap();
 
+    // A hub knows at its next start whom to call back once it has written down where they were.
+    eventually("the gateway's address to be written", async || {
+        let node = get(&hub.api, "/apis/edge.kubeedge.io/v1/edgenodes/gw-1").await?;
+        node["status"]["address"].as_str().map(|_| ())
+    })
+    .await;
     // There is room in the files that a killed hub left behind, and for no other file.
     hub.kill().await;
     disk.no_more_files(true).await;

@@ -49,6 +49,9 @@ pub(crate) fn answer(registry: &Registry, route: &Route, parts: &Parts) -> Resul
             }
             one
         }
+        (Route::Resources(group, version), _) if registry.has_group(group) && !registry.has_version(group, version) => {
+            return Err(Status::no_such_resource());
+        }
         (Route::Resources(group, version), _) if registry.has_version(group, version) => {
             let list: Vec<Value> = registry.version(group, version).flat_map(|k| resources(k)).collect();
             let name = if group.is_empty() {

@@ -22,7 +22,7 @@ use super::request::Strictness;
 use super::server::Core;
 use super::status::Status;
 use super::write::{Body, Owner, Part, Writing, store_status};
-use crate::store::{Event, EventKind, ListOptions, Object, ObjectKey, Tapped};
+use crate::store::{Event, EventKind, ListOptions, Object, ObjectKey, Tapped, Tx};
 
 /// Says whether an object, by its place, is this server's to collect.
 pub type Collects = Arc<dyn Fn(&ObjectKey) -> bool + Send + Sync>;
@@ -165,7 +165,7 @@ impl Collector {
         loop {
             while !complete {
                 match self.look_at_everything().await {
-                    Ok(()) => complete = true,
+                    Ok(()) => complete = self.catch_up(&mut tap).await,
                     Err(status) => {
                         tracing::warn!(error = %status, "The garbage collector cannot read what there is yet.");
                         tokio::select! {
@@ -198,6 +198,21 @@ impl Collector {
                         self.queue(key);
                     }
                 }
+            }
+        }
+    }
+
+    /// Takes in what changed while everything was read: an owner that was read late may wait for what was made early. False when changes
+    /// were missed meanwhile.
+    async fn catch_up(&mut self, tap: &mut crate::store::Tap) -> bool {
+        // Answered after everything committed before it was handed to the tap.
+        drop(self.core.store.commit(Tx::new()).await);
+        loop {
+            match tap.try_next() {
+                Some(Tapped::Event(event)) => self.changed(&event),
+                Some(Tapped::Missed) => return false,
+                // Closed is said again to whoever asks next.
+                Some(Tapped::Closed) | None => return true,
             }
         }
     }

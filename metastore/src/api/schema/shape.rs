@@ -156,7 +156,7 @@ fn clean(value: &mut Value, schema: &Schema, zeros: bool) {
                 Some(s) => {
                     if member.is_null() && !takes_null(s) {
                         // A null in a map of texts is an empty text: the key is there.
-                        let text = s.ty == Some(Type::String) && s.format.is_none();
+                        let text = s.ty == Some(Type::String) && s.format.as_deref().is_none_or(|f| f == "byte");
                         if !text || schema.properties.contains_key(name.as_str()) {
                             return false;
                         }

@@ -111,6 +111,7 @@ fn row(group: &str, package: &str, kind: &str, short: &[&str]) -> KindSpec {
         },
         names: NameRule::Subdomain,
         create_on_update: false,
+        update_names_version: false,
         status: StatusPart::Whole,
         scale: None,
         rules: None,

@@ -224,6 +224,7 @@ pub(crate) fn rows(definition: &Value, revision: u64, engine: Option<&Arc<dyn Ru
                 storage: storage.clone(),
                 names: NameRule::Subdomain,
                 create_on_update: false,
+                update_names_version: true,
                 status: if v.pointer("/subresources/status").is_some() {
                     StatusPart::Apart
                 } else {

@@ -40,6 +40,8 @@ pub struct KindSpec {
     pub(crate) names: NameRule,
     /// A PUT makes the object when there is none.
     pub(crate) create_on_update: bool,
+    /// An update must say which version of the object it changes.
+    pub(crate) update_names_version: bool,
     pub(crate) status: StatusPart,
     pub(crate) scale: Option<Scale>,
     /// What a definition demands of its objects beyond the schema.
@@ -344,16 +346,6 @@ impl KindSpec {
     /// Whether there is a `/status`.
     pub(crate) fn has_status(&self) -> bool {
         self.status != StatusPart::Whole
-    }
-
-    /// Whether an update must say which version of the object it changes.
-    pub(crate) fn updates_name_version(&self) -> bool {
-        const KINDS: [(&str, &str); 3] = [
-            ("coordination.k8s.io", "leases"),
-            ("node.k8s.io", "runtimeclasses"),
-            ("policy", "poddisruptionbudgets"),
-        ];
-        self.custom || KINDS.contains(&(&*self.group, &*self.plural))
     }
 
     /// The subresource of this name that changes a part of the desired state.

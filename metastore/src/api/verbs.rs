@@ -79,7 +79,7 @@ impl Core {
         let parsed = read_body(call, body)?;
         let name = call.name.as_deref().unwrap_or_default();
         let version = meta::text(&parsed.value, "resourceVersion").to_owned();
-        if call.kind.updates_name_version() && version.is_empty() {
+        if call.kind.update_names_version && version.is_empty() {
             let kind = &call.kind;
             if self
                 .read(&kind.key(call.namespace.as_deref().unwrap_or_default(), name))?

@@ -110,6 +110,7 @@ fn runtime_class() -> KindSpec {
     KindSpec {
         namespaced: false,
         create_on_update: true,
+        update_names_version: true,
         validate: Some(validate_runtime),
         columns: vec![
             Column::name(),
@@ -211,6 +212,7 @@ fn disruption_budget() -> KindSpec {
             }),
             Column::age(),
         ],
+        update_names_version: true,
         ..row("policy", "policy", "PodDisruptionBudget", &["pdb"])
     }
 }

@@ -307,6 +307,7 @@ fn check_series(event: &Value, causes: &mut Vec<Cause>) {
 fn lease() -> KindSpec {
     KindSpec {
         create_on_update: true,
+        update_names_version: true,
         prepare: Some(prepare_lease),
         validate: Some(validate_lease),
         columns: vec![

@@ -50,10 +50,11 @@ fn members() -> BTreeMap<String, BTreeSet<String>> {
 fn floor(name: &str) -> u8 {
     match name {
         "proto" | "device-models" | "daemon" => 0,
-        "metastore" | "link" | "mqtt" => 1,
-        "edgecore" | "cloudhub" => 2,
-        "kurator" => 3,
-        "tests" => 4,
+        "metastore" | "link" | "mqtt" | "cri" => 1,
+        "workloads" => 2,
+        "edgecore" | "cloudhub" => 3,
+        "kurator" => 4,
+        "tests" => 5,
         other => panic!("{other} has no floor yet: give it one"),
     }
 }

@@ -14,6 +14,7 @@ use memchr::memmem;
 use serde_json::{Map, Value, json};
 
 use super::auth::User;
+use super::delete::DeleteOptions;
 use super::meta;
 use super::server::{ApiServer, Core, ResourceId};
 use super::status::Status;
@@ -238,7 +239,10 @@ impl Keeper {
         let said = note(ACCOUNT_UID);
         if uid.is_empty() || (!said.is_empty() && said != uid) {
             tracing::info!(secret = %key, "A Secret for the token of a ServiceAccount that is gone is removed.");
-            let removed = self.server.delete_internal(&User::internal(), &id).await;
+            let removed = self
+                .server
+                .delete_internal(&User::internal(), &id, &DeleteOptions::default())
+                .await;
             return gone_is_fine(removed.map(drop));
         }
         let filled = filled(&secret, &uid, core.root_ca.as_deref(), || {

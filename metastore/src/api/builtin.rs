@@ -191,8 +191,8 @@ fn definition() -> KindSpec {
 
 pub(crate) use access::token_request;
 
-/// Whether a label selector that is not empty selects labels.
-pub(crate) fn selects(selector: &Value, labels: Option<&Value>) -> bool {
+/// Whether a label selector (`matchLabels`, `matchExpressions`) that is not empty selects these labels. One that is empty or wrong selects none.
+pub fn selects(selector: &Value, labels: Option<&Value>) -> bool {
     shared::selects(selector, labels)
 }
 

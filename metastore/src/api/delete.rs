@@ -17,20 +17,22 @@ use crate::store::{CommitError, Expect, Object, Tx};
 /// Namespaces that nobody deletes.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 
-/// Preconditions of a delete.
+/// How an object is deleted, and on what conditions.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Preconditions {
-    pub(crate) uid: Option<String>,
-    pub(crate) version: Option<String>,
+pub struct DeleteOptions {
+    /// It must be the object with this uid.
+    pub uid: Option<String>,
+    /// It must be in this version.
+    pub version: Option<String>,
     /// What becomes of what it owns; as the object itself says when the client does not.
-    pub(crate) propagation: Option<Propagation>,
+    pub propagation: Option<Propagation>,
     /// How many seconds it has to end, where the kind is one that runs.
-    pub(crate) grace: Option<i64>,
+    pub grace: Option<i64>,
 }
 
 /// What becomes of the objects that a deleted one owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Propagation {
+pub enum Propagation {
     /// They stay and lose their owner.
     Orphan,
     /// They go when it is gone.
@@ -54,7 +56,7 @@ impl Core {
         self: &Arc<Self>,
         w: Writing<'_>,
         name: &str,
-        conditions: &Preconditions,
+        conditions: &DeleteOptions,
     ) -> Result<Deleted, Status> {
         let kind = w.kind;
         let key = kind.key(w.namespace, name);
@@ -125,7 +127,7 @@ impl Core {
 }
 
 fn check_preconditions(
-    conditions: &Preconditions,
+    conditions: &DeleteOptions,
     current: &Value,
     stored: &Object,
     kind: &KindSpec,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::builtin;
 use super::codec::Parsed;
-use super::delete::Preconditions;
+use super::delete::DeleteOptions;
 use super::kinds::KindSpec;
 use super::meta;
 use super::request::WriteQuery;
@@ -27,7 +27,7 @@ impl Core {
         self: &Arc<Self>,
         call: &Call,
         options: WriteQuery,
-        mut conditions: Preconditions,
+        mut conditions: DeleteOptions,
         say: fn(&mut Value, &str),
     ) -> Result<(), Status> {
         let (kind, name) = (&call.kind, call.name.as_deref().unwrap_or_default());

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::auth::User;
-use super::delete::{Preconditions, Propagation};
+use super::delete::{DeleteOptions, Propagation};
 use super::kinds::KindSpec;
 use super::meta;
 use super::request::Strictness;
@@ -342,7 +342,7 @@ impl Collector {
             () if seen.has(FOREGROUND) || (found.contains(&Found::Waits) && blocks) => Propagation::Foreground,
             () => Propagation::Background,
         };
-        let conditions = Preconditions {
+        let conditions = DeleteOptions {
             grace: None,
             uid: Some(seen.uid.clone()),
             version: Some(object.revision.to_string()),

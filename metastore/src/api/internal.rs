@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::auth::User;
 use super::codec::Parsed;
-use super::delete::{Deleted, Preconditions};
+use super::delete::{DeleteOptions, Deleted};
 use super::kinds::KindSpec;
 use super::request::Strictness;
 use super::server::{ApiServer, ResourceId};
@@ -131,14 +131,14 @@ impl ApiServer {
         Err(Status::modified(&kind.group, &kind.plural, &name))
     }
 
-    /// Deletes an object. False when there was none.
+    /// Deletes an object, as [`DeleteOptions`] say. False when there was none.
     ///
     /// # Errors
     /// Whatever a DELETE would answer but 404.
-    pub async fn delete_internal(&self, user: &User, id: &ResourceId) -> Result<bool, Status> {
+    pub async fn delete_internal(&self, user: &User, id: &ResourceId, options: &DeleteOptions) -> Result<bool, Status> {
         let kind = self.row(&id.group, &id.resource)?;
         let w = writing(&kind, &id.namespace, user, Part::Main, "");
-        match self.core.delete(w, &id.name, &Preconditions::default()).await {
+        match self.core.delete(w, &id.name, options).await {
             Ok(Deleted::Gone(_) | Deleted::Waits(_)) => Ok(true),
             Err(s) if s.code == 404 => Ok(false),
             Err(s) => Err(s),

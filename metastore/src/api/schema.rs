@@ -17,6 +17,7 @@ pub(crate) mod limits;
 pub(crate) mod parse;
 pub(crate) mod pattern;
 pub(crate) mod quantity;
+pub use quantity::nanos as quantity_nanos;
 pub(crate) mod shape;
 pub(crate) mod table;
 pub(crate) mod times;

@@ -13,7 +13,7 @@ use super::apply::{self, Manager};
 use super::auth::Attributes;
 use super::body::ApiBody;
 use super::codec::{self, Parsed};
-use super::delete::{Deleted, Preconditions, Propagation};
+use super::delete::{DeleteOptions, Deleted, Propagation};
 use super::kinds::{Act, Deletion};
 use super::patch::{self, Operations, Patch};
 use super::request::{Form, ListQuery, WriteQuery, accept};
@@ -425,7 +425,7 @@ impl Core {
         let change = match action.act {
             Act::Change(change) => change,
             Act::Delete(say) => {
-                let (mut options, mut conditions) = (options, Preconditions::default());
+                let (mut options, mut conditions) = (options, DeleteOptions::default());
                 if let Some(said) = parsed.value.get("deleteOptions") {
                     read_delete_options(said, &mut options, &mut conditions)?;
                 }
@@ -618,9 +618,9 @@ fn read_patch_of(call: &Call, body: &[u8], strategic: bool) -> Result<(Patch, Ve
 }
 
 /// The options of a delete, from its body and its query.
-fn delete_options(call: &Call, body: &[u8]) -> Result<(WriteQuery, Preconditions), Status> {
+fn delete_options(call: &Call, body: &[u8]) -> Result<(WriteQuery, DeleteOptions), Status> {
     let mut options = WriteQuery::parse(&call.query, "DeleteOptions")?;
-    let mut conditions = Preconditions::default();
+    let mut conditions = DeleteOptions::default();
     if let Some(policy) = call.query.get("propagationPolicy").filter(|p| !p.is_empty()) {
         conditions.propagation = Some(propagation(policy)?);
     }
@@ -650,7 +650,7 @@ fn delete_options(call: &Call, body: &[u8]) -> Result<(WriteQuery, Preconditions
 }
 
 /// The options of a delete as an object.
-fn read_delete_options(parsed: &Value, options: &mut WriteQuery, conditions: &mut Preconditions) -> Result<(), Status> {
+fn read_delete_options(parsed: &Value, options: &mut WriteQuery, conditions: &mut DeleteOptions) -> Result<(), Status> {
     let text = |pointer: &str| {
         parsed
             .pointer(pointer)

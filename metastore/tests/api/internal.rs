@@ -1,6 +1,6 @@
 //! The write path for callers in the same process.
 
-use metastore::api::{Parts, ResourceId, User};
+use metastore::api::{DeleteOptions, Parts, ResourceId, User};
 use serde_json::{Value, json};
 
 use crate::support::{Api, version};
@@ -61,8 +61,18 @@ async fn applying_makes_it_so_once() {
         .await
         .unwrap_err();
     assert_eq!(invalid.code, 422);
-    assert!(api.server.delete_internal(&me, &id).await.unwrap());
-    assert!(!api.server.delete_internal(&me, &id).await.unwrap());
+    assert!(
+        api.server
+            .delete_internal(&me, &id, &DeleteOptions::default())
+            .await
+            .unwrap()
+    );
+    assert!(
+        !api.server
+            .delete_internal(&me, &id, &DeleteOptions::default())
+            .await
+            .unwrap()
+    );
     let absent = api
         .server
         .apply_internal(&me, device(1, 1), Parts::Status)

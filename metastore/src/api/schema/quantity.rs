@@ -47,8 +47,8 @@ pub(crate) fn canonical(value: &Value) -> Option<String> {
     Some(quantity.write().unwrap_or(text))
 }
 
-/// The amount of a value in billionths.
-pub(crate) fn nanos(value: &Value) -> Option<i128> {
+/// The amount that a quantity (`500m`, `1Gi`, `2`) names, in billionths; none when it is no quantity or too large to be counted.
+pub fn nanos(value: &Value) -> Option<i128> {
     match value {
         Value::String(text) => Quantity::parse(text)?.nanos,
         Value::Number(number) => Quantity::parse(&number.to_string())?.nanos,

@@ -1,0 +1,165 @@
+//! Events (`core/v1`): what happened to an object, for `kubectl describe`. Told without waiting; the same again is counted on the Event that is there.
+//!
+//! What cannot be written because too much is told at once is dropped: an Event informs, it is no record.
+
+use std::sync::Arc;
+
+use metastore::api::Status;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::cluster::{Cluster, EVENTS, Key};
+
+/// Events that wait to be written.
+const WAITING: usize = 256;
+/// Longest message; the API refuses longer ones.
+const MAX_MESSAGE: usize = 1024;
+
+/// Whether something went as it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tone {
+    Normal,
+    Warning,
+}
+
+/// What is told.
+#[derive(Clone, Debug)]
+struct Told {
+    /// `involvedObject`.
+    about: Value,
+    tone: Tone,
+    reason: &'static str,
+    message: String,
+    at: u64,
+}
+
+/// Tells Events in the name of one component. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorder {
+    told: mpsc::Sender<(Arc<str>, Told)>,
+    component: Arc<str>,
+}
+
+impl Recorder {
+    /// A recorder and the task that writes what it is told, until all recorders are gone.
+    pub(crate) fn new(
+        cluster: Cluster,
+        node: Arc<str>,
+        component: &str,
+    ) -> (Self, impl Future<Output = ()> + Send + use<>) {
+        let (told, waiting) = mpsc::channel(WAITING);
+        let recorder = Self {
+            told,
+            component: component.into(),
+        };
+        (recorder, write_all(cluster, node, waiting))
+    }
+
+    /// The same for another component.
+    pub(crate) fn of(&self, component: &str) -> Self {
+        Self {
+            told: self.told.clone(),
+            component: component.into(),
+        }
+    }
+
+    /// Tells what happened to an object.
+    pub(crate) fn tell(&self, object: &Value, tone: Tone, reason: &'static str, message: impl Into<String>) {
+        self.tell_field(object, "", tone, reason, message);
+    }
+
+    /// Tells what happened to a part of an object, such as `spec.containers{app}`.
+    pub(crate) fn tell_field(
+        &self,
+        object: &Value,
+        field: &str,
+        tone: Tone,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        let mut message: String = message.into();
+        if message.len() > MAX_MESSAGE {
+            let end = (0..=MAX_MESSAGE).rev().find(|at| message.is_char_boundary(*at));
+            message.truncate(end.unwrap_or(0));
+        }
+        let metadata = &object["metadata"];
+        let mut about = json!({
+            "apiVersion": object["apiVersion"],
+            "kind": object["kind"],
+            "name": metadata["name"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+        });
+        if metadata["namespace"].is_string() {
+            about["namespace"] = metadata["namespace"].clone();
+        }
+        if !field.is_empty() {
+            about["fieldPath"] = field.into();
+        }
+        let told = Told {
+            about,
+            tone,
+            reason,
+            message,
+            at: daemon::clock::wall_ms(),
+        };
+        if self.told.try_send((Arc::clone(&self.component), told)).is_err() {
+            tracing::debug!(reason, "An Event was dropped: too many wait.");
+        }
+    }
+}
+
+async fn write_all(cluster: Cluster, node: Arc<str>, mut waiting: mpsc::Receiver<(Arc<str>, Told)>) {
+    while let Some((component, told)) = waiting.recv().await {
+        if let Err(e) = write(&cluster, &node, &component, &told).await {
+            tracing::debug!(error = %e, reason = told.reason, "An Event cannot be written.");
+        }
+    }
+}
+
+async fn write(cluster: &Cluster, node: &str, component: &str, told: &Told) -> Result<(), Status> {
+    let about = &told.about;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let at = crate::time::stamp(told.at);
+    let tone = match told.tone {
+        Tone::Normal => "Normal",
+        Tone::Warning => "Warning",
+    };
+    // The same thing about the same object has the same name, so that it is found without a list.
+    let same = [
+        text(&about["uid"]),
+        text(&about["fieldPath"]),
+        tone.to_owned(),
+        told.reason.to_owned(),
+        component.to_owned(),
+        told.message.clone(),
+    ];
+    let namespace = about["namespace"].as_str().unwrap_or("default");
+    let name = format!("{}.{:016x}", text(&about["name"]), crate::time::fingerprint(&same));
+    let key = Key::new(namespace, name.as_str());
+    let again = cluster.modify(EVENTS, &key, |event| {
+        event["count"] = (event["count"].as_i64().unwrap_or(0) + 1).into();
+        event["lastTimestamp"] = at.clone().into();
+        Ok(())
+    });
+    match again.await {
+        Err(e) if e.code == 404 => {}
+        other => return other.map(drop),
+    }
+    let event = json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": namespace},
+        "involvedObject": about,
+        "type": tone,
+        "reason": told.reason,
+        "message": told.message,
+        "source": {"component": component, "host": node},
+        "reportingComponent": component,
+        "reportingInstance": node,
+        "count": 1,
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+    });
+    cluster.create(event).await.map(drop)
+}

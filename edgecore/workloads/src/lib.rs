@@ -1,0 +1,25 @@
+//! Containers on the gateway: a cluster of one.
+//!
+//! - `controllers`: Deployment, ReplicaSet, StatefulSet, DaemonSet, Job, CronJob, EndpointSlice … to Pods, from the local store, with or without a hub.
+//! - `pods`: Pods to sandboxes and containers on the runtime, and what became of them back into their status.
+//! - `setup`: what a Pod asks for in the runtime's words: environment, mounts, security, resources.
+//! - `volumes`: files that containers see: made, kept up to date, taken away.
+//! - `images`: pulled, counted, collected.
+//! - `network`: the pod network's configuration, Services and names.
+//! - `machine`: what the Node says about the machine; pressure, eviction, usage.
+//! - `reach`: logs, exec, attach, port-forward, metrics: the way from a request to a running program.
+//!
+//! Everything is worked out from the store (`metastore`) and the runtime (`cri`): this crate keeps no truth of its own, so the agent may be killed at
+//! any moment and containers do not notice. Never knows a device, a hub or a link.
+
+// Parts land one by one; this line goes when they are together.
+#![allow(dead_code, unused_imports)]
+
+mod cluster;
+mod controllers;
+mod events;
+mod pod;
+mod settings;
+mod time;
+
+pub use settings::{CgroupDriver, Services, Settings};

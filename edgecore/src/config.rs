@@ -57,6 +57,8 @@ pub struct Config {
     pub audit: Audit,
     /// Largest the store's file may grow, in bytes; none: as the disk allows.
     pub store_max_bytes: Option<u64>,
+    /// Containers on this gateway.
+    pub workloads: workloads::Settings,
 }
 
 /// The devices' side.
@@ -134,6 +136,7 @@ impl Default for Config {
             token_file: None,
             audit: Audit::default(),
             store_max_bytes: None,
+            workloads: workloads::Settings::default(),
         }
     }
 }
@@ -216,6 +219,10 @@ impl Config {
         for hub in &self.hubs {
             address("hubs", hub);
         }
+        faults.extend(
+            self.workloads
+                .complete(&self.config_dir, &self.data_dir, Path::new(DATA_DIR)),
+        );
         if faults.is_empty() {
             Ok(self)
         } else {

@@ -5,6 +5,24 @@
 //! writes. What it owns it finds by the controller's uid in `ownerReferences`.
 
 mod queue;
+mod replica_set;
 mod run;
+mod shared;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+
+use crate::cluster::Cluster;
+use crate::events::Recorder;
+use crate::settings::Settings;
 
 pub(crate) use run::{Change, Controller, Reconciled, run};
+
+/// All controllers of a gateway of this name, to be [`run`].
+pub(crate) fn all(cluster: Cluster, events: Recorder, _node: &str, _settings: &Settings) -> Vec<Arc<dyn Controller>> {
+    // Each writes and tells in its own name.
+    let of = |name: &str| (Cluster::new(cluster.api().clone(), name), events.of(name));
+    let (api, told) = of("replicaset-controller");
+    vec![replica_set::replica_set(api, told)]
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use daemon::drain::Drain;
 use metastore::api::Status;
-use metastore::store::{Event, EventKind, Tapped};
+use metastore::store::{Event, EventKind, Tap, Tapped};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -62,57 +62,94 @@ pub(crate) trait Controller: Send + Sync + 'static {
 
 /// Runs a controller until the drain begins or the store closes.
 pub(crate) async fn run(controller: Arc<dyn Controller>, cluster: Cluster, drain: Drain) {
-    let mut tap = cluster.store().tap(|event| matters(&event.object.key.group));
-    let mut queue = Queue::default();
-    if let Err(e) = look_at_all(&*controller, &cluster, &mut queue) {
-        tracing::warn!(controller = controller.name(), error = %e, "The objects cannot be listed.");
-    }
-    loop {
-        while let Some(tapped) = tap.try_next() {
-            match tapped {
-                Tapped::Event(event) => note(&*controller, &cluster, &event, &mut queue),
-                Tapped::Missed => {
-                    if let Err(e) = look_at_all(&*controller, &cluster, &mut queue) {
-                        tracing::warn!(controller = controller.name(), error = %e, "The objects cannot be listed.");
-                    }
-                }
-                Tapped::Closed => return,
-            }
-        }
-        if let Some(key) = queue.next(Instant::now()) {
-            let looked = tokio::select! {
-                biased;
-                () = drain.stopping() => return,
-                looked = controller.reconcile(&key) => looked,
-            };
-            match looked {
-                Ok(again) => {
-                    queue.done(&key);
-                    if let Some(wait) = again {
-                        queue.add_at(key, Instant::now() + wait);
-                    }
-                }
-                Err(e) => {
-                    tracing::debug!(controller = controller.name(), %key, error = %e, "A look failed.");
-                    queue.failed(key, Instant::now());
-                }
-            }
+    let mut runner = Runner::new(controller, cluster);
+    while runner.take_in() {
+        let looked = tokio::select! {
+            biased;
+            () = drain.stopping() => return,
+            looked = runner.look() => looked,
+        };
+        if looked {
             continue;
         }
-        let due = queue.due();
+        let due = runner.queue.due();
         tokio::select! {
             biased;
             () = drain.stopping() => return,
-            tapped = tap.next() => match tapped {
-                Tapped::Event(event) => note(&*controller, &cluster, &event, &mut queue),
-                Tapped::Missed => {
-                    if let Err(e) = look_at_all(&*controller, &cluster, &mut queue) {
-                        tracing::warn!(controller = controller.name(), error = %e, "The objects cannot be listed.");
-                    }
-                }
-                Tapped::Closed => return,
-            },
+            tapped = runner.tap.next() => if !runner.note(&tapped) { return },
             () = sleep_until(due) => {}
+        }
+    }
+}
+
+/// A controller, and what it has still to look at.
+pub(super) struct Runner {
+    controller: Arc<dyn Controller>,
+    cluster: Cluster,
+    tap: Tap,
+    queue: Queue,
+}
+
+impl Runner {
+    /// Wants a look at everything there is.
+    pub(super) fn new(controller: Arc<dyn Controller>, cluster: Cluster) -> Self {
+        let tap = cluster.store().tap(|event| matters(&event.object.key.group));
+        let mut runner = Self {
+            controller,
+            cluster,
+            tap,
+            queue: Queue::default(),
+        };
+        runner.look_at_all();
+        runner
+    }
+
+    /// Takes in all that changed. False when nothing will change any more.
+    pub(super) fn take_in(&mut self) -> bool {
+        while let Some(tapped) = self.tap.try_next() {
+            if !self.note(&tapped) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Looks at one key, if one is due. Whether one was. After a drop half-way that key is forgotten.
+    pub(super) async fn look(&mut self) -> bool {
+        let Some(key) = self.queue.next(Instant::now()) else {
+            return false;
+        };
+        match self.controller.reconcile(&key).await {
+            Ok(again) => {
+                self.queue.done(&key);
+                if let Some(wait) = again {
+                    self.queue.add_at(key, Instant::now() + wait);
+                }
+            }
+            Err(e) => {
+                tracing::debug!(controller = self.controller.name(), %key, error = %e, "A look failed.");
+                self.queue.failed(key, Instant::now());
+            }
+        }
+        true
+    }
+
+    /// Takes in a change. False when it is the end.
+    fn note(&mut self, tapped: &Tapped) -> bool {
+        match tapped {
+            Tapped::Event(event) => note(&*self.controller, &self.cluster, event, &mut self.queue),
+            Tapped::Missed => self.look_at_all(),
+            Tapped::Closed => return false,
+        }
+        true
+    }
+
+    fn look_at_all(&mut self) {
+        match self.cluster.list(self.controller.kind(), None) {
+            Ok(objects) => objects.iter().for_each(|object| self.queue.add(Key::of(object))),
+            Err(e) => {
+                tracing::warn!(controller = self.controller.name(), error = %e, "The objects cannot be listed.");
+            }
         }
     }
 }
@@ -127,13 +164,6 @@ async fn sleep_until(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
-}
-
-fn look_at_all(controller: &dyn Controller, cluster: &Cluster, queue: &mut Queue) -> Result<(), Status> {
-    for object in cluster.list(controller.kind(), None)? {
-        queue.add(Key::of(&object));
-    }
-    Ok(())
 }
 
 fn note(controller: &dyn Controller, cluster: &Cluster, event: &Event, queue: &mut Queue) {

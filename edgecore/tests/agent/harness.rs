@@ -37,6 +37,10 @@ pub(crate) fn config(dir: &Path) -> Config {
             listen: "127.0.0.1:0".to_owned(),
             external: String::new(),
         },
+        workloads: workloads::Settings {
+            runtime: "none".to_owned(),
+            ..workloads::Settings::default()
+        },
         ..Config::default()
     }
     .checked()

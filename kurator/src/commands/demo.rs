@@ -201,6 +201,8 @@ impl Stage {
             for name in ["EDGECORE__API", "EDGECORE__HEALTH", "EDGECORE__MQTT__LISTEN"] {
                 c.env(name, "127.0.0.1:0");
             }
+            // Whatever containers this machine has are somebody else's.
+            c.env("EDGECORE__WORKLOADS__RUNTIME", "none");
         })?;
         self.edge = Some(child);
         let run = self.run_file(&data.join("edge.json"), "edge.log").await?;

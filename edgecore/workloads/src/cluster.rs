@@ -25,6 +25,7 @@ const fn kind(group: &'static str, version: &'static str, kind: &'static str, pl
     }
 }
 
+pub(crate) const BUDGETS: Kind = kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets");
 pub(crate) const CONFIG_MAPS: Kind = kind("", "v1", "ConfigMap", "configmaps");
 pub(crate) const CONTROLLER_REVISIONS: Kind = kind("apps", "v1", "ControllerRevision", "controllerrevisions");
 pub(crate) const CRON_JOBS: Kind = kind("batch", "v1", "CronJob", "cronjobs");
@@ -34,7 +35,10 @@ pub(crate) const ENDPOINTS: Kind = kind("", "v1", "Endpoints", "endpoints");
 pub(crate) const ENDPOINT_SLICES: Kind = kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices");
 pub(crate) const EVENTS: Kind = kind("", "v1", "Event", "events");
 pub(crate) const JOBS: Kind = kind("batch", "v1", "Job", "jobs");
+pub(crate) const NAMESPACES: Kind = kind("", "v1", "Namespace", "namespaces");
 pub(crate) const NODES: Kind = kind("", "v1", "Node", "nodes");
+pub(crate) const PERSISTENT_VOLUME_CLAIMS: Kind = kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims");
+pub(crate) const PERSISTENT_VOLUMES: Kind = kind("", "v1", "PersistentVolume", "persistentvolumes");
 pub(crate) const PODS: Kind = kind("", "v1", "Pod", "pods");
 pub(crate) const REPLICA_SETS: Kind = kind("apps", "v1", "ReplicaSet", "replicasets");
 pub(crate) const SECRETS: Kind = kind("", "v1", "Secret", "secrets");
@@ -174,6 +178,12 @@ impl Cluster {
         let id = kind.id(&key.namespace, &key.name);
         let applied = self.api.modify(&self.user, &id, part, change).await?;
         applied.object.value().map_err(unreadable)
+    }
+
+    /// Acts on an object: what a POST to one of its subresources does, such as `binding` of a pod.
+    pub(crate) async fn act(&self, kind: Kind, key: &Key, action: &str, body: &Value) -> Result<(), Status> {
+        let id = kind.id(&key.namespace, &key.name);
+        self.api.act(&self.user, &id, action, body).await
     }
 
     /// Deletes an object. False when there was none.

@@ -4,9 +4,13 @@
 //! late or doubled change costs a look and no more. It reads what was committed before it looked, so it needs no expectations about its own
 //! writes. What it owns it finds by the controller's uid in `ownerReferences`.
 
+#[cfg(test)]
+mod bench;
+mod look;
 mod queue;
 mod replica_set;
 mod run;
+mod scheduler;
 mod shared;
 #[cfg(test)]
 mod testing;
@@ -20,9 +24,13 @@ use crate::settings::Settings;
 pub(crate) use run::{Change, Controller, Reconciled, run};
 
 /// All controllers of a gateway of this name, to be [`run`].
-pub(crate) fn all(cluster: Cluster, events: Recorder, _node: &str, _settings: &Settings) -> Vec<Arc<dyn Controller>> {
+pub(crate) fn all(cluster: Cluster, events: Recorder, node: &str, _settings: &Settings) -> Vec<Arc<dyn Controller>> {
     // Each writes and tells in its own name.
     let of = |name: &str| (Cluster::new(cluster.api().clone(), name), events.of(name));
     let (api, told) = of("replicaset-controller");
-    vec![replica_set::replica_set(api, told)]
+    let (scheduling, placed) = of("default-scheduler");
+    vec![
+        replica_set::replica_set(api, told),
+        scheduler::scheduler(scheduling, &placed, node),
+    ]
 }

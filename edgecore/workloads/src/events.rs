@@ -55,6 +55,17 @@ impl Recorder {
         (recorder, write_all(cluster, node, waiting))
     }
 
+    /// A recorder of which nothing is written.
+    #[cfg(test)]
+    pub(crate) fn kept() -> (Self, Kept) {
+        let (told, waiting) = mpsc::channel(WAITING);
+        let recorder = Self {
+            told,
+            component: "test".into(),
+        };
+        (recorder, Kept(waiting))
+    }
+
     /// The same for another component.
     pub(crate) fn of(&self, component: &str) -> Self {
         Self {
@@ -106,6 +117,24 @@ impl Recorder {
         if self.told.try_send((Arc::clone(&self.component), told)).is_err() {
             tracing::debug!(reason, "An Event was dropped: too many wait.");
         }
+    }
+}
+
+/// What a recorder was told.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) struct Kept(mpsc::Receiver<(Arc<str>, Told)>);
+
+#[cfg(test)]
+impl Kept {
+    /// What was told since the last time: `Warning FailedScheduling name: message`.
+    pub(crate) fn take(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.0.try_recv().ok())
+            .map(|(_, told)| {
+                let name = told.about["name"].as_str().unwrap_or_default();
+                format!("{:?} {} {name}: {}", told.tone, told.reason, told.message)
+            })
+            .collect()
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::auth::User;
 use super::codec::Parsed;
 use super::delete::{DeleteOptions, Deleted};
-use super::kinds::KindSpec;
+use super::kinds::{Act, KindSpec};
 use super::request::Strictness;
 use super::server::{ApiServer, ResourceId};
 use super::status::Status;
@@ -143,6 +143,28 @@ impl ApiServer {
             Err(s) if s.code == 404 => Ok(false),
             Err(s) => Err(s),
         }
+    }
+
+    /// Acts on an object as a POST to one of its subresources does that change it: `binding` of a pod.
+    ///
+    /// # Errors
+    /// Whatever that POST would answer; 404 when the kind has no such action.
+    pub async fn act(&self, user: &User, id: &ResourceId, action: &str, body: &Value) -> Result<(), Status> {
+        let kind = self.row(&id.group, &id.resource)?;
+        let Some(Act::Change(change)) = kind.actions.iter().find(|a| a.name == action).map(|a| &a.act) else {
+            return Err(Status::no_such_resource());
+        };
+        let about = format!("{}/{action}", kind.plural);
+        let w = writing(&kind, &id.namespace, user, Part::Whole, "");
+        self.core
+            .update(w, &id.name, false, &mut |current| {
+                let mut value = current.clone();
+                change(&mut value, body, &meta::now())
+                    .map_err(|why| Status::conflict(&kind.group, &about, &id.name, &why))?;
+                Ok(whole(value))
+            })
+            .await?;
+        Ok(())
     }
 
     async fn ensure_namespace(&self, user: &User, name: &str) -> Result<(), Status> {

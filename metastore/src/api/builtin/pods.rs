@@ -264,6 +264,12 @@ fn bind(pod: &mut Value, binding: &Value, now: &str) -> Result<(), String> {
         .filter(|n| !n.is_empty())
         .ok_or("the binding names no node")?
         .to_owned();
+    let (meant, have) = (word_at(binding, "/metadata/uid"), word_at(pod, "/metadata/uid"));
+    if !meant.is_empty() && meant != have {
+        return Err(format!(
+            "Precondition failed: UID in precondition: {meant}, UID in object meta: {have}"
+        ));
+    }
     let name = word_at(pod, "/metadata/name");
     let there = word_at(pod, "/spec/nodeName");
     if !there.is_empty() {

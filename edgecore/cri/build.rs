@@ -1,8 +1,8 @@
-//! Compiles `proto/cri.proto` without protoc, so that a checkout builds with a Rust toolchain alone.
+//! Compiles the interfaces in `proto/` without protoc, so that a checkout builds with a Rust toolchain alone.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=proto/cri.proto");
-    let files = protox::compile(["proto/cri.proto"], ["proto"])?;
+    println!("cargo:rerun-if-changed=proto");
+    let files = protox::compile(["proto/cri.proto", "proto/containerd_events.proto"], ["proto"])?;
     let fake = std::env::var_os("CARGO_FEATURE_FAKE").is_some();
     tonic_prost_build::configure()
         .build_client(true)

@@ -14,6 +14,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 use tonic::body::Body;
 
+use crate::error::CriError;
+
 /// A runtime that is there accepts at once.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -50,6 +52,14 @@ impl Channel {
             *live = None;
         }
         live.clone()
+    }
+
+    /// Makes sure that there is a connection, so that a runtime that is not there is told from one that refuses.
+    pub(crate) async fn reach(&self) -> Result<(), CriError> {
+        self.sender().await.map(drop).map_err(|source| CriError::Unreachable {
+            endpoint: self.socket().display().to_string(),
+            source: Arc::new(source),
+        })
     }
 
     /// The connection, made if there is none.

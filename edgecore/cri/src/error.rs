@@ -70,11 +70,14 @@ impl CriError {
 
     pub(crate) fn answered(call: &'static str, status: &tonic::Status) -> Self {
         use tonic::Code;
+        // The connection's own failures come with a source, whatever their code.
+        if std::error::Error::source(status).is_some() {
+            return Self::Broken(status.message().to_owned());
+        }
         let why = match status.code() {
             Code::NotFound => Why::NotFound,
             Code::AlreadyExists => Why::Exists,
             Code::Unimplemented => Why::Unimplemented,
-            // The connection's own failures come as a status with a source: that one says more.
             Code::Unavailable | Code::Cancelled => return Self::Broken(status.message().to_owned()),
             Code::DeadlineExceeded => Why::Late,
             _ => Why::Refused,

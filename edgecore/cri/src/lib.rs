@@ -6,6 +6,9 @@
 
 mod channel;
 mod error;
+mod events;
+#[cfg(feature = "fake")]
+pub mod fake;
 mod runtime;
 mod shown;
 #[allow(
@@ -21,5 +24,18 @@ pub mod v1 {
     tonic::include_proto!("runtime.v1");
 }
 
+#[allow(
+    clippy::all,
+    clippy::allow_attributes,
+    unreachable_pub,
+    missing_docs,
+    missing_debug_implementations,
+    reason = "generated"
+)]
+mod containerd {
+    tonic::include_proto!("containerd.services.events.v1");
+}
+
 pub use error::{CriError, Why};
+pub use events::{Events, Happened};
 pub use runtime::Runtime;

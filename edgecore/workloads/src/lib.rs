@@ -18,8 +18,10 @@
 mod cluster;
 mod controllers;
 mod events;
+mod images;
 mod pod;
 mod settings;
+mod setup;
 mod time;
 
 pub use settings::{CgroupDriver, Services, Settings};

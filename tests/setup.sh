@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `setup.sh [bench]` installs what the tests (or the bench as well) run beside the project's own programs, where it is missing: real MQTT clients and broker, kubectl, Python.
+# `setup.sh [bench]` installs what the tests (or the bench as well) run beside the project's own programs, where it is missing: real MQTT clients and broker, kubectl, Python, a container runtime.
 set -euo pipefail
 
 missing=()
@@ -13,6 +13,14 @@ need python3 python3
 need cc build-essential
 need ip iproute2
 need systemd-analyze systemd
+# Containers: each test runs a containerd of its own.
+need containerd containerd
+need runc runc
+need nft nftables
+need iptables iptables
+[ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
+# Static: it is all that there is in a test's image.
+[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || missing+=(busybox-static)
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 # The load of the API's figures.
 [ "${1:-}" != bench ] || need wrk wrk
@@ -25,10 +33,17 @@ if [ "${#missing[@]}" -gt 0 ]; then
         exit 1
     fi
     "${as_root[@]}" apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    # A packaged broker or runtime starts by itself where a service manager runs; the tests start their own.
+    policy=/usr/sbin/policy-rc.d
+    if [ -e "$policy" ]; then policy=; else
+        trap '"${as_root[@]}" rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" install -m 755 /dev/stdin "$policy"
+    fi
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    [ -z "$policy" ] || "${as_root[@]}" rm -f "$policy"
+    trap - EXIT
 fi
 
-# The packaged broker starts by itself where a service manager runs; the tests start their own.
 command -v cargo-nextest >/dev/null 2>&1 || cargo install --locked --quiet cargo-nextest
 
 # Clients that nobody here wrote, beside the build: the kubectl that the distribution has, and the Python client.

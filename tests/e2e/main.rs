@@ -16,3 +16,4 @@ mod joining;
 mod kills;
 mod kubectl;
 mod spine;
+mod workloads;

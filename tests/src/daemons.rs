@@ -231,15 +231,25 @@ impl Edge {
         .await
     }
 
-    /// Starts the agent of a joined folder on free ports.
+    /// Starts the agent of a joined folder on free ports, without containers.
     pub async fn start(folder: &Path, name: &str) -> Self {
-        let environment = ["EDGECORE__API", "EDGECORE__HEALTH", "EDGECORE__MQTT__LISTEN"];
-        let environment: Vec<_> = environment.iter().map(|k| ((*k).to_owned(), ANY.to_owned())).collect();
+        let environment = [
+            ("EDGECORE__API", ANY),
+            ("EDGECORE__HEALTH", ANY),
+            ("EDGECORE__MQTT__LISTEN", ANY),
+            ("EDGECORE__WORKLOADS__RUNTIME", "none"),
+        ];
+        let environment = environment.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        Self::start_with(folder, name, &environment).await
+    }
+
+    /// Starts the agent of a folder with this environment.
+    pub async fn start_with(folder: &Path, name: &str, environment: &[(String, String)]) -> Self {
         let mut edge = Self {
             name: name.to_owned(),
             folder: folder.to_owned(),
             child: None,
-            environment,
+            environment: environment.to_vec(),
             run: Value::Null,
         };
         edge.start_again().await;

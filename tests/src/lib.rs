@@ -15,7 +15,10 @@ pub use kurator::relay::{Relay, Weather};
 
 mod daemons;
 pub mod fleet;
+pub mod gateway;
 pub mod mqtt_wire;
+pub mod objects;
+pub mod runtime;
 mod strangers;
 
 pub use daemons::{Edge, Hub, Pair, device, press};

@@ -6,6 +6,8 @@
 
 #[cfg(test)]
 mod bench;
+mod disruption;
+mod endpoints;
 mod look;
 mod queue;
 mod replica_set;
@@ -21,6 +23,9 @@ use crate::cluster::Cluster;
 use crate::events::Recorder;
 use crate::settings::Settings;
 
+pub(crate) use disruption::disruption;
+pub(crate) use endpoints::endpoints;
+pub(crate) use look::{WallClock, wall_clock};
 pub(crate) use run::{Change, Controller, Reconciled, run};
 
 /// All controllers of a gateway of this name, to be [`run`].

@@ -1,10 +1,20 @@
 //! Reaching into objects: what is absent reads as empty, nought or no. Never writes.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use metastore::api::selector_selects;
 use serde_json::{Map, Value, json};
 
 use crate::cluster::Kind;
+
+/// Milliseconds since 1970 by the wall clock, which may jump. Given, so that a night can pass in a test.
+pub(crate) type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// The machine's clock.
+pub(crate) fn wall_clock() -> WallClock {
+    Arc::new(daemon::clock::wall_ms)
+}
 
 /// The list at a pointer, empty when absent.
 pub(super) fn list<'v>(object: &'v Value, pointer: &str) -> &'v [Value] {

@@ -7,6 +7,7 @@ use http::Uri;
 
 use crate::channel::Channel;
 use crate::error::CriError;
+use crate::events::Events;
 use crate::v1::image_service_client::ImageServiceClient;
 use crate::v1::runtime_service_client::RuntimeServiceClient;
 use crate::v1::{self, ContainerFilter, PodSandboxFilter};
@@ -28,7 +29,11 @@ const MAX_ANSWER: usize = 16 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Runtime {
     channel: Channel,
-    origin: Uri,
+}
+
+/// A socket has no authority; HTTP wants one.
+pub(crate) fn origin() -> Uri {
+    Uri::from_static("http://localhost")
 }
 
 /// Calls that are passed on as they are: name, service, method, request, response, deadline.
@@ -43,7 +48,7 @@ macro_rules! calls {
                 let deadline: fn(&v1::$request) -> Duration = $deadline;
                 let deadline = deadline(&request);
                 let mut client = self.$client();
-                // What is under way is large: on the heap, so that whoever waits for it is not.
+                // Boxed: some requests are large, and a caller may hold many of these.
                 self.within(stringify!($method), deadline, Box::pin(client.$method(request))).await
             }
         )*
@@ -55,7 +60,6 @@ impl Runtime {
     pub fn new(socket: &Path) -> Self {
         Self {
             channel: Channel::new(socket),
-            origin: Uri::from_static("http://localhost"),
         }
     }
 
@@ -126,7 +130,7 @@ impl Runtime {
     pub async fn list_pod_sandboxes(&self, filter: PodSandboxFilter) -> Result<Vec<v1::PodSandbox>, CriError> {
         let request = v1::ListPodSandboxRequest { filter: Some(filter) };
         let mut client = self.runtime();
-        let answer = self.within("list_pod_sandbox", LOOK, client.list_pod_sandbox(request));
+        let answer = self.within("list_pod_sandbox", LOOK, Box::pin(client.list_pod_sandbox(request)));
         Ok(answer.await?.items)
     }
 
@@ -137,7 +141,7 @@ impl Runtime {
     pub async fn list_containers(&self, filter: ContainerFilter) -> Result<Vec<v1::Container>, CriError> {
         let request = v1::ListContainersRequest { filter: Some(filter) };
         let mut client = self.runtime();
-        let answer = self.within("list_containers", LOOK, client.list_containers(request));
+        let answer = self.within("list_containers", LOOK, Box::pin(client.list_containers(request)));
         Ok(answer.await?.containers)
     }
 
@@ -150,28 +154,22 @@ impl Runtime {
         let answer = self.within(
             "list_images",
             LOOK,
-            client.list_images(v1::ListImagesRequest { filter: None }),
+            Box::pin(client.list_images(v1::ListImagesRequest { filter: None })),
         );
         Ok(answer.await?.images)
     }
 
-    /// What happens to containers, as it happens. Runtimes without it say that they do not know the call.
-    ///
-    /// # Errors
-    /// [`CriError`].
-    pub async fn container_events(&self) -> Result<tonic::Streaming<v1::ContainerEventResponse>, CriError> {
-        let mut client = self.runtime();
-        let request = client.get_container_events(v1::GetEventsRequest {});
-        self.within("get_container_events", LOOK, request).await
+    /// What happens to containers, as it happens.
+    pub fn events(&self) -> Events {
+        Events::new(self.channel.clone())
     }
 
     fn runtime(&self) -> RuntimeServiceClient<Channel> {
-        RuntimeServiceClient::with_origin(self.channel.clone(), self.origin.clone())
-            .max_decoding_message_size(MAX_ANSWER)
+        RuntimeServiceClient::with_origin(self.channel.clone(), origin()).max_decoding_message_size(MAX_ANSWER)
     }
 
     fn images(&self) -> ImageServiceClient<Channel> {
-        ImageServiceClient::with_origin(self.channel.clone(), self.origin.clone()).max_decoding_message_size(MAX_ANSWER)
+        ImageServiceClient::with_origin(self.channel.clone(), origin()).max_decoding_message_size(MAX_ANSWER)
     }
 
     async fn within<T>(
@@ -180,11 +178,7 @@ impl Runtime {
         deadline: Duration,
         answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T, CriError> {
-        // So that a runtime that is not there is told from one that refuses.
-        self.channel.sender().await.map_err(|source| CriError::Unreachable {
-            endpoint: self.socket().display().to_string(),
-            source: std::sync::Arc::new(source),
-        })?;
+        self.channel.reach().await?;
         match tokio::time::timeout(deadline, answer).await {
             Err(_) => Err(CriError::Late { call, after: deadline }),
             Ok(Err(status)) => Err(CriError::answered(call, &status)),

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod bench;
+mod deployment;
 mod disruption;
 mod endpoints;
 mod look;
@@ -23,19 +24,21 @@ use crate::cluster::Cluster;
 use crate::events::Recorder;
 use crate::settings::Settings;
 
-pub(crate) use disruption::disruption;
-pub(crate) use endpoints::endpoints;
 pub(crate) use look::{WallClock, wall_clock};
 pub(crate) use run::{Change, Controller, Reconciled, run};
 
 /// All controllers of a gateway of this name, to be [`run`].
 pub(crate) fn all(cluster: Cluster, events: Recorder, node: &str, _settings: &Settings) -> Vec<Arc<dyn Controller>> {
     // Each writes and tells in its own name.
-    let of = |name: &str| (Cluster::new(cluster.api().clone(), name), events.of(name));
-    let (api, told) = of("replicaset-controller");
-    let (scheduling, placed) = of("default-scheduler");
+    let cluster = |name: &str| Cluster::new(cluster.api().clone(), name);
+    let make = |name: &str, controller: fn(Cluster, Recorder) -> Arc<dyn Controller>| {
+        controller(cluster(name), events.of(name))
+    };
     vec![
-        replica_set::replica_set(api, told),
-        scheduler::scheduler(scheduling, &placed, node),
+        make("deployment-controller", deployment::deployment),
+        make("replicaset-controller", replica_set::replica_set),
+        disruption::disruption(cluster("disruption-controller"), &events, wall_clock()),
+        endpoints::endpoints(cluster("endpoint-controller")),
+        scheduler::scheduler(cluster("default-scheduler"), &events.of("default-scheduler"), node),
     ]
 }

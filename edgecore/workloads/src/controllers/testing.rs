@@ -241,7 +241,8 @@ pub(crate) fn workload(api_version: &str, kind: &str, name: &str, spec: Value) -
             "selector": {"matchLabels": {"app": name}},
             "template": {
                 "metadata": {"labels": {"app": name}},
-                "spec": {"containers": [{"name": "main", "image": "press:1"}], "terminationGracePeriodSeconds": 1},
+                // On a node from the start, so that those asked to go take their time.
+                "spec": {"containers": [{"name": "main", "image": "press:1"}], "nodeName": NODE},
             },
         },
     });

@@ -14,8 +14,8 @@ use metastore::api::Status;
 use serde_json::{Map, Value, json};
 
 use super::look::{
-    WallClock, condition, controller, is_terminating, is_true, labels, name, namespace, pairs, seconds, selects, text,
-    uid, whole,
+    WallClock, condition, controller_of, is_terminating, is_true, labels, name, namespace, pairs, seconds, selects,
+    text, uid, whole,
 };
 use super::{Change, Controller, Reconciled};
 use crate::cluster::{BUDGETS, Cluster, DEPLOYMENTS, Key, Kind, PODS, REPLICA_SETS, STATEFUL_SETS};
@@ -25,12 +25,8 @@ use crate::events::{Recorder, Tone};
 const GRANTED_SECONDS: i64 = 120;
 
 /// Counts for budgets.
-pub(crate) fn disruption(cluster: Cluster, events: &Recorder, clock: WallClock) -> Arc<dyn Controller> {
-    Arc::new(Disruption {
-        cluster,
-        events: events.of("controllermanager"),
-        clock,
-    })
+pub(crate) fn disruption(cluster: Cluster, events: Recorder, clock: WallClock) -> Arc<dyn Controller> {
+    Arc::new(Disruption { cluster, events, clock })
 }
 
 struct Disruption {
@@ -193,7 +189,7 @@ impl Disruption {
     }
 
     /// How many pods an owner of pods wants, with the uid of who really decides.
-    fn scale(&self, owner: &Value, namespace: &str) -> Result<Option<(String, i64)>, String> {
+    fn scale(&self, owner: &Value, namespace: &str) -> Scale {
         let (kind, version) = (text(owner, "/kind"), text(owner, "/apiVersion"));
         let kind = match (kind, version) {
             ("ReplicaSet", "apps/v1") => REPLICA_SETS,
@@ -213,7 +209,7 @@ impl Disruption {
                 .map(|o| o.filter(|o| owner["uid"] == o["metadata"]["uid"]))
         };
         let Some(set) = find(kind, owner)? else { return Ok(None) };
-        let above = controller(&set).filter(|o| kind == REPLICA_SETS && o["kind"] == "Deployment");
+        let above = controller_of(&set).filter(|o| kind == REPLICA_SETS && o["kind"] == "Deployment");
         let decides = match above {
             Some(above) => find(DEPLOYMENTS, above)?.unwrap_or(set),
             None => set,
@@ -223,17 +219,16 @@ impl Disruption {
     }
 }
 
+/// Whose pods an owner's are, and how many it wants; none when the owner is gone.
+type Scale = Result<Option<(String, i64)>, String>;
+
 /// How many pods there should be, and how many of them healthy.
-fn expected(
-    budget: &Value,
-    pods: &[Value],
-    scale: &dyn Fn(&Value) -> Result<Option<(String, i64)>, String>,
-) -> Result<Expected, String> {
+fn expected(budget: &Value, pods: &[Value], scale: &dyn Fn(&Value) -> Scale) -> Result<Expected, String> {
     let owned = || -> Result<(i64, bool), String> {
         let mut wanted = BTreeMap::new();
         let mut unmanaged = false;
         for pod in pods {
-            let Some(owner) = controller(pod) else {
+            let Some(owner) = controller_of(pod) else {
                 unmanaged = true;
                 continue;
             };

@@ -43,7 +43,7 @@ fn counts(bench: &Bench) -> [i64; 4] {
 #[tokio::test]
 async fn so_many_must_stay() {
     let bench = Bench::start().await;
-    let all = [disruption(bench.cluster.clone(), &bench.events, at(NOON))];
+    let all = [disruption(bench.cluster.clone(), bench.events.clone(), at(NOON))];
     budget(&bench, json!({"minAvailable": 1})).await;
     bench.settle(&all).await;
     assert_eq!(counts(&bench), [0, 1, 0, 0]);
@@ -80,7 +80,7 @@ async fn a_granted_eviction_is_remembered() {
         ready_pod(&bench, name, None).await;
     }
     bench
-        .settle(&[disruption(bench.cluster.clone(), &bench.events, at(NOON))])
+        .settle(&[disruption(bench.cluster.clone(), bench.events.clone(), at(NOON))])
         .await;
     let granted = crate::time::stamp(NOON * 1000);
     bench
@@ -89,14 +89,14 @@ async fn a_granted_eviction_is_remembered() {
         })
         .await;
     let key = Key::new("plant", "b");
-    let soon = disruption(bench.cluster.clone(), &bench.events, at(NOON + 20));
+    let soon = disruption(bench.cluster.clone(), bench.events.clone(), at(NOON + 20));
     assert_eq!(soon.reconcile(&key).await.unwrap(), Some(Duration::from_secs(101)));
     assert_eq!(counts(&bench), [1, 1, 0, 2]);
     assert_eq!(
         bench.get(BUDGETS, "b")["status"]["disruptedPods"],
         json!({"a": granted})
     );
-    let late = disruption(bench.cluster.clone(), &bench.events, at(NOON + 121));
+    let late = disruption(bench.cluster.clone(), bench.events.clone(), at(NOON + 121));
     assert_eq!(late.reconcile(&key).await.unwrap(), None);
     assert_eq!(counts(&bench), [2, 1, 1, 2]);
     assert!(bench.get(BUDGETS, "b")["status"].get("disruptedPods").is_none());

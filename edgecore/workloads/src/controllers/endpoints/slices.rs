@@ -6,7 +6,7 @@ use super::{
     MANAGED_BY, MANAGER, Member, SERVICE_NAME, TRIGGER, hostname, is_headless, protocol, reference, service_labels,
     since,
 };
-use crate::cluster::{Key, SERVICES};
+use crate::cluster::Key;
 use crate::controllers::look::{list, name, namespace, owner_reference, text, uid};
 
 /// Most endpoints of one slice.
@@ -249,7 +249,7 @@ fn slice(service: &Value, family: &str, ports: &[Value], endpoints: Vec<Value>, 
             "namespace": namespace(service),
             "labels": labels(service),
             "annotations": {TRIGGER: at},
-            "ownerReferences": [owner_reference(SERVICES, service)],
+            "ownerReferences": [owner_reference(service)],
         },
         "addressType": family,
         "endpoints": endpoints,

@@ -10,7 +10,7 @@ async fn start() -> (Bench, [Arc<dyn Controller>; 1]) {
 }
 
 async fn service(bench: &Bench, name: &str, spec: Value) {
-    let mut whole = json!({"selector": {"app": "press"}, "clusterIP": "10.43.0.9", "ports": [{"name": "http", "port": 80, "targetPort": "web"}]});
+    let mut whole = json!({"selector": {"app": "press"}, "ports": [{"name": "http", "port": 80, "targetPort": "web"}]});
     for (field, value) in spec.as_object().unwrap() {
         whole[field] = value.clone();
     }
@@ -180,7 +180,7 @@ async fn a_named_port_may_be_another_number_in_each_pod() {
 #[test]
 fn a_slice_holds_no_more_than_a_hundred_and_is_filled_before_another_is_made() {
     let service = json!({"metadata": {"name": "s", "namespace": "n", "uid": "u"},
-        "spec": {"selector": {"a": "b"}, "clusterIP": "10.43.0.9", "ports": [{"port": 80}]}});
+        "spec": {"selector": {"a": "b"}, "clusterIP": "10.96.0.9", "ports": [{"port": 80}]}});
     let pods: Vec<Value> = (0..250)
         .map(|i| {
             json!({"metadata": {"name": format!("p{i:03}"), "namespace": "n", "uid": format!("u{i}"), "labels": {"a": "b"}},

@@ -63,23 +63,27 @@ impl ReplicaSets {
         } else {
             self.manage(&set, &mut pods, now).await
         };
-        // Of the pods that were there before: those made or taken away just now are seen by the look that follows from it.
         let status = status(&set, &pods, managed.as_ref().err(), now);
         write_status(&self.cluster, REPLICA_SETS, &set, status).await?;
         managed?;
         Ok(next_available(&pods, number(&set, "/spec/minReadySeconds"), now))
     }
 
-    /// Makes the pods that are missing, or takes those away that are too many.
-    async fn manage(&self, set: &Value, pods: &mut [Value], now: u64) -> Result<(), Status> {
+    /// Makes the pods that are missing, or takes those away that are too many; `pods` are those that are left then.
+    async fn manage(&self, set: &Value, pods: &mut Vec<Value>, now: u64) -> Result<(), Status> {
         let wanted = usize::try_from(number(set, "/spec/replicas")).unwrap_or(0);
         if pods.len() < wanted {
             let template = &set["spec"]["template"];
-            return create_pods(&self.cluster, &self.events, set, template, wanted - pods.len()).await;
+            return create_pods(&self.cluster, &self.events, set, template, wanted, pods).await;
         }
         if pods.len() > wanted {
             rank_for_deletion(pods, now);
-            return delete_pods(&self.cluster, &self.events, set, &pods[..pods.len() - wanted]).await;
+            let too_many: Vec<Value> = pods.drain(..pods.len() - wanted).collect();
+            let deleted = delete_pods(&self.cluster, &self.events, set, &too_many).await;
+            if deleted.is_err() {
+                pods.extend(too_many);
+            }
+            return deleted;
         }
         Ok(())
     }

@@ -12,34 +12,17 @@ use metastore::api::{Status, selector_selects};
 use serde_json::{Map, Value, json};
 
 use super::Change;
+pub(super) use super::look::{
+    annotation, controller as controller_of, is_active, is_finished, is_terminating, list, name, text, uid,
+};
 use crate::cluster::{Cluster, Key, Kind};
 
 pub(crate) use own::{claim, create_pod, create_pods, delete_pods, pod_of, same_object};
-pub(crate) use pods::{
-    is_active, is_available, is_finished, is_ready, next_available, rank_for_deletion, same_template, template_hash,
-};
-
-/// The text at a JSON pointer, empty when there is none.
-pub(crate) fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
-}
+pub(crate) use pods::{is_available, is_ready, next_available, rank_for_deletion, same_template, template_hash};
 
 /// The number at a JSON pointer, 0 when there is none.
 pub(crate) fn number(object: &Value, pointer: &str) -> i64 {
     object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
-}
-
-/// The list at a JSON pointer, empty when there is none.
-pub(crate) fn list<'v>(object: &'v Value, pointer: &str) -> &'v [Value] {
-    object
-        .pointer(pointer)
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
-}
-
-/// An annotation, if the object has it.
-pub(crate) fn annotation<'v>(object: &'v Value, name: &str) -> Option<&'v str> {
-    object["metadata"]["annotations"].get(name)?.as_str()
 }
 
 /// Sets an annotation. Whether that changed it.
@@ -55,32 +38,10 @@ pub(crate) fn annotate(object: &mut Value, name: &str, value: &str) -> bool {
     true
 }
 
-/// The object's uid.
-pub(crate) fn uid(object: &Value) -> &str {
-    text(object, "/metadata/uid")
-}
-
-/// The object's name.
-pub(crate) fn name(object: &Value) -> &str {
-    text(object, "/metadata/name")
-}
-
-/// Whether the object was asked to go.
-pub(crate) fn is_terminating(object: &Value) -> bool {
-    object["metadata"]["deletionTimestamp"].is_string()
-}
-
 /// Milliseconds since 1970 of a time as objects carry it.
 pub(crate) fn millis(value: &Value) -> Option<i64> {
     let time: Timestamp = value.as_str()?.parse().ok()?;
     Some(time.as_millisecond())
-}
-
-/// The reference to the owner that controls an object.
-pub(crate) fn controller_of(object: &Value) -> Option<&Value> {
-    list(object, "/metadata/ownerReferences")
-        .iter()
-        .find(|o| o["controller"] == true)
 }
 
 /// Whether an object is controlled by this owner.

@@ -10,11 +10,6 @@ use super::{Reconciled, Rollout};
 use crate::cluster::PODS;
 use crate::controllers::shared::{condition, controller_of, is_finished, number, share, text};
 
-/// How many available pods of a set stay: what is to go may still be counted, until its own controller has taken it away.
-fn counted_on(set: &Value) -> i64 {
-    available(set).min(replicas(set))
-}
-
 impl Rollout<'_> {
     /// One step of moving over by and by: the new set grows as far as the surge allows, else the old ones shrink as far as enough stays
     /// available.
@@ -142,16 +137,21 @@ impl Rollout<'_> {
         let Some(new) = self.new.filter(|_| !old.is_empty()) else {
             return Ok(false);
         };
+        // What a set says of itself counts once it has done what it was told last.
+        let has_done = |set: &Value| number(set, "/status/observedGeneration") >= number(set, "/metadata/generation");
+        if !old.iter().chain([&new]).all(|at| has_done(&self.sets[*at])) {
+            return Ok(false);
+        }
         let least = self.replicas() - bounds(&self.deployment).1;
         let all: i64 = self.sets.iter().map(replicas).sum();
         // New pods that are not available yet are not counted on.
-        let new_missing = replicas(&self.sets[new]) - counted_on(&self.sets[new]);
+        let new_missing = replicas(&self.sets[new]) - available(&self.sets[new]);
         let spare = all - least - new_missing;
         if spare <= 0 {
             return Ok(false);
         }
         let ill = self.shrink_ill(&old, spare).await?;
-        let there: i64 = old.iter().chain([&new]).map(|at| counted_on(&self.sets[*at])).sum();
+        let there: i64 = old.iter().chain([&new]).map(|at| available(&self.sets[*at])).sum();
         let mut spare = there - least;
         let mut well = 0;
         for at in old {

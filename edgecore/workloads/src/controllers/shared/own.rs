@@ -128,29 +128,30 @@ fn is_namespace_going(refusal: &Status) -> bool {
     causes.iter().any(|c| c.reason == "NamespaceTerminating")
 }
 
-/// Makes so many pods of a template: one, then twice as many each time, so that what refuses all of them is asked seldom.
+/// Makes pods of a template until there are so many: one, then twice as many each time, so that what refuses all of them is asked seldom.
 pub(crate) async fn create_pods(
     cluster: &Cluster,
     events: &Recorder,
     owner: &Value,
     template: &Value,
-    count: usize,
+    wanted: usize,
+    pods: &mut Vec<Value>,
 ) -> Result<(), Status> {
     let mut pod = pod_of(owner, template);
     pod["metadata"]["generateName"] = format!("{}-", name(owner)).into();
-    let mut left = count.min(MOST_AT_ONCE);
+    let most = wanted.min(pods.len() + MOST_AT_ONCE);
     let mut batch = 1;
-    while left > 0 {
-        let size = batch.min(left);
-        let made = (0..size).map(|_| create_pod(cluster, events, owner, pod.clone()));
-        for made in join_all(made).await {
-            match made {
-                Err(e) if !is_namespace_going(&e) => return Err(e),
-                _ => {}
-            }
+    while pods.len() < most {
+        let size = batch.min(most - pods.len());
+        let making = (0..size).map(|_| create_pod(cluster, events, owner, pod.clone()));
+        let made = join_all(making).await;
+        let refused = made.iter().find_map(|made| made.as_ref().err().cloned());
+        pods.extend(made.into_iter().flatten());
+        match refused {
+            Some(e) if is_namespace_going(&e) => return Ok(()),
+            Some(e) => return Err(e),
+            None => batch *= 2,
         }
-        left -= size;
-        batch *= 2;
     }
     Ok(())
 }

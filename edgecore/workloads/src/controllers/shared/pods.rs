@@ -11,16 +11,6 @@ const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// Label by which the pods of one template are told from those of another.
 const TEMPLATE_HASH: &str = "pod-template-hash";
 
-/// Whether a pod has ended, well or not.
-pub(crate) fn is_finished(pod: &Value) -> bool {
-    matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
-}
-
-/// Whether a pod counts: not ended, and not asked to go.
-pub(crate) fn is_active(pod: &Value) -> bool {
-    !is_finished(pod) && !is_terminating(pod)
-}
-
 /// Whether a pod's condition `Ready` is `True`.
 pub(crate) fn is_ready(pod: &Value) -> bool {
     condition(&pod["status"], "Ready").is_some_and(|c| c["status"] == "True")

@@ -73,4 +73,4 @@ pub use schema::quantity_nanos;
 pub use serve::{Identify, Peer, serve, serve_stream};
 pub use server::{ApiServer, BuildError, Builder, OwnProgram, ResourceId, refusal};
 pub use status::{Cause, Details, Status};
-pub use token::{KeyError, TokenOptions};
+pub use token::{IssuedToken, KeyError, TokenOptions};

@@ -23,6 +23,8 @@ mod lifecycle;
 mod listen;
 #[path = "api/objects.rs"]
 mod objects;
+#[path = "api/runs_as.rs"]
+mod runs_as;
 #[path = "api/services.rs"]
 mod services;
 #[path = "api/watches.rs"]

@@ -4,6 +4,8 @@
 //! Follows the store and looks at nothing that did not change; a namespace that is being emptied is left alone. What is missing is made
 //! again, also when somebody removed it. What another server keeps and is only mirrored here is not touched.
 
+mod pods;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use memchr::memmem;
 use serde_json::{Map, Value, json};
+
+pub(crate) use pods::RunsAs;
 
 use super::auth::User;
 use super::delete::DeleteOptions;

@@ -117,6 +117,7 @@ pub struct Builder {
     consistent_stream: bool,
     answers: usize,
     connector: Option<Arc<dyn Connector>>,
+    runs_pods: bool,
 }
 
 impl std::fmt::Debug for Builder {
@@ -270,6 +271,14 @@ impl Builder {
         self
     }
 
+    /// Whether pods run here: each new Pod gets the token and the pull secrets of its ServiceAccount, which has to be there. False when not
+    /// called: who only passes Pods on leaves them as they are.
+    #[must_use]
+    pub const fn runs_pods(mut self, yes: bool) -> Self {
+        self.runs_pods = yes;
+        self
+    }
+
     /// Installs what must be there and returns the server.
     ///
     /// # Errors
@@ -278,6 +287,9 @@ impl Builder {
         let rbac = Rbac::new(self.store.clone()).map_err(BuildError::Store)?;
         let authority = Authority::new(self.authorizer, Arc::new(rbac));
         self.admissions.0.insert(0, Arc::new(NoEscalation(authority.clone())));
+        if self.runs_pods {
+            self.admissions.0.insert(1, Arc::new(accounts::RunsAs));
+        }
         let audited = self.store.journal_bounds(audit::STREAM).map_err(write::store_status);
         let audited = audited.map_err(BuildError::Store)?.accepted;
         let core = Arc::new(Core {
@@ -420,6 +432,7 @@ impl ApiServer {
             consistent_stream: false,
             answers: budget::ANSWERS,
             connector: None,
+            runs_pods: false,
         }
     }
 

@@ -24,6 +24,7 @@ use ring::{digest, hmac, rand};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+pub use issue::IssuedToken;
 pub use keys::KeyError;
 use {file::TokenFile, jwt::Claims, keys::Keys};
 

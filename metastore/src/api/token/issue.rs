@@ -14,7 +14,7 @@ use crate::api::builtin::token_request;
 use crate::api::codec::Parsed;
 use crate::api::kinds::KindSpec;
 use crate::api::request::WriteQuery;
-use crate::api::server::{Call, Core, json_response, with_warnings};
+use crate::api::server::{ApiServer, Call, Core, json_response, with_warnings};
 use crate::api::status::{Cause, Status};
 use crate::api::write::{Part, Writing, check_namespace, commit_status, encode, note_owner, parse};
 use crate::api::{apply, meta};
@@ -208,6 +208,65 @@ impl Core {
             return Err(Status::conflict(group, &to.kind, &to.name, &why));
         }
         Ok(())
+    }
+}
+
+/// A token of a ServiceAccount. It is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct IssuedToken {
+    /// What a program shows.
+    pub token: String,
+    /// When a new one should have taken its place; seconds since 1970.
+    pub expires: u64,
+}
+
+impl std::fmt::Debug for IssuedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IssuedToken")
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ApiServer {
+    /// Issues a token of a ServiceAccount (namespace, name) for a pod (name, uid) that runs as it. `audiences`: this server when empty;
+    /// `life`: seconds, an hour when not said.
+    ///
+    /// # Errors
+    /// What a request for it would answer: the ServiceAccount or the pod is not there or another, the life is no such. 404 without an object
+    /// when this server makes no tokens.
+    pub fn issue_token(
+        &self,
+        (namespace, account): (&str, &str),
+        (pod, uid): (&str, &str),
+        audiences: &[String],
+        life: Option<i64>,
+    ) -> Result<IssuedToken, Status> {
+        let tokens = self.core.tokens.as_ref().ok_or_else(Status::no_such_resource)?;
+        let spec = Spec {
+            audiences: audiences.to_vec(),
+            expiration_seconds: life,
+            bound_object_ref: Some(BoundRef {
+                kind: "Pod".to_owned(),
+                api_version: "v1".to_owned(),
+                name: pod.to_owned(),
+                uid: uid.to_owned(),
+            }),
+        };
+        let bound = self.core.described(&Value::Null, &spec, namespace, account)?;
+        let audiences = if audiences.is_empty() {
+            &tokens.audiences
+        } else {
+            &spec.audiences
+        };
+        let (now, life) = (now(), life.unwrap_or(LIFE.0));
+        let token = tokens
+            .issue(bound, audiences, now, life)
+            .ok_or_else(|| Status::internal("no token can be signed"))?;
+        Ok(IssuedToken {
+            token,
+            expires: now + life.unsigned_abs(),
+        })
     }
 }
 

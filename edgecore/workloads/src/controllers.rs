@@ -24,37 +24,24 @@ use crate::cluster::Cluster;
 use crate::events::Recorder;
 use crate::settings::Settings;
 
-<<<<<<< ours
-pub(crate) use look::{WallClock, wall_clock};
-=======
->>>>>>> theirs
 pub(crate) use run::{Change, Controller, Reconciled, run};
 
 /// All controllers of a gateway of this name, to be [`run`].
 pub(crate) fn all(cluster: Cluster, events: Recorder, node: &str, _settings: &Settings) -> Vec<Arc<dyn Controller>> {
     // Each writes and tells in its own name.
-<<<<<<< ours
-    let cluster = |name: &str| Cluster::new(cluster.api().clone(), name);
+    let own = |name: &str| (Cluster::new(cluster.api().clone(), name), events.of(name));
     let make = |name: &str, controller: fn(Cluster, Recorder) -> Arc<dyn Controller>| {
-        controller(cluster(name), events.of(name))
+        let (cluster, events) = own(name);
+        controller(cluster, events)
     };
+    let (counting, counted) = own("controllermanager");
+    let (slicing, _) = own("endpointslice-controller");
+    let (scheduling, placed) = own("default-scheduler");
     vec![
         make("deployment-controller", deployment::deployment),
         make("replicaset-controller", replica_set::replica_set),
-        disruption::disruption(cluster("disruption-controller"), &events, wall_clock()),
-        endpoints::endpoints(cluster("endpoint-controller")),
-        scheduler::scheduler(cluster("default-scheduler"), &events.of("default-scheduler"), node),
-=======
-    let of = |name: &str| (Cluster::new(cluster.api().clone(), name), events.of(name));
-    let (api, told) = of("replicaset-controller");
-    let (scheduling, placed) = of("default-scheduler");
-    let (slicing, _) = of("endpointslice-controller");
-    let (counting, counted) = of("controllermanager");
-    vec![
-        replica_set::replica_set(api, told),
-        scheduler::scheduler(scheduling, &placed, node),
-        endpoints::endpoints(slicing),
         disruption::disruption(counting, counted, look::wall_clock()),
->>>>>>> theirs
+        endpoints::endpoints(slicing),
+        scheduler::scheduler(scheduling, &placed, node),
     ]
 }

@@ -1,4 +1,4 @@
-//! Reaching into objects, beyond what all controllers share: what is absent reads as empty, nought or no. And the time of day.
+//! Reaching into objects: what is absent reads as empty, nought or no. Never writes.
 
 use std::sync::Arc;
 
@@ -6,10 +6,7 @@ use jiff::Timestamp;
 use metastore::api::selector_selects;
 use serde_json::{Map, Value, json};
 
-pub(super) use super::shared::{
-    annotation, controller_of, is_active, is_controlled_by, is_finished, is_ready, is_terminating, list, name,
-    owner_reference, text, uid,
-};
+use crate::cluster::Kind;
 
 /// Milliseconds since 1970 by the wall clock, which may jump. Given, so that a night can pass in a test.
 pub(crate) type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -17,6 +14,19 @@ pub(crate) type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// The machine's clock.
 pub(crate) fn wall_clock() -> WallClock {
     Arc::new(daemon::clock::wall_ms)
+}
+
+/// The list at a pointer, empty when absent.
+pub(super) fn list<'v>(object: &'v Value, pointer: &str) -> &'v [Value] {
+    object
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+/// The text at a pointer, empty when absent.
+pub(super) fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The whole number at a pointer.
@@ -39,6 +49,21 @@ pub(super) fn label<'v>(object: &'v Value, key: &str) -> Option<&'v str> {
     object.get("metadata")?.get("labels")?.get(key)?.as_str()
 }
 
+/// An annotation of an object.
+pub(super) fn annotation<'v>(object: &'v Value, key: &str) -> Option<&'v str> {
+    object.get("metadata")?.get("annotations")?.get(key)?.as_str()
+}
+
+/// `metadata.uid`.
+pub(super) fn uid(object: &Value) -> &str {
+    text(object, "/metadata/uid")
+}
+
+/// `metadata.name`.
+pub(super) fn name(object: &Value) -> &str {
+    text(object, "/metadata/name")
+}
+
 /// `metadata.namespace`.
 pub(super) fn namespace(object: &Value) -> &str {
     text(object, "/metadata/namespace")
@@ -59,11 +84,50 @@ pub(super) fn seconds(time: &str) -> Option<i64> {
     time.parse::<Timestamp>().ok().map(Timestamp::as_second)
 }
 
+/// Whether an object was asked to go.
+pub(super) fn is_terminating(object: &Value) -> bool {
+    object.pointer("/metadata/deletionTimestamp").is_some()
+}
+
+/// Whether a pod has ended, well or not.
+pub(super) fn is_finished(pod: &Value) -> bool {
+    matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
+}
+
+/// Whether a pod neither ended nor was asked to go.
+pub(super) fn is_active(pod: &Value) -> bool {
+    !is_finished(pod) && !is_terminating(pod)
+}
+
 /// Whether a Job has ended, and how: `Complete` or `Failed`.
 pub(super) fn job_end(job: &Value) -> Option<&Value> {
     list(job, "/status/conditions")
         .iter()
         .find(|c| (c["type"] == "Complete" || c["type"] == "Failed") && c["status"] == "True")
+}
+
+/// The owner that controls an object.
+pub(super) fn controller(object: &Value) -> Option<&Value> {
+    list(object, "/metadata/ownerReferences")
+        .iter()
+        .find(|o| o["controller"] == true)
+}
+
+/// Whether the owner with this uid controls an object.
+pub(super) fn is_controlled_by(object: &Value, uid: &str) -> bool {
+    controller(object).is_some_and(|o| o["uid"] == uid)
+}
+
+/// The reference by which an owner controls what it makes.
+pub(super) fn owner_reference(kind: Kind, owner: &Value) -> Value {
+    json!({
+        "apiVersion": kind.api_version(),
+        "kind": kind.kind,
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+        "controller": true,
+        "blockOwnerDeletion": true,
+    })
 }
 
 /// Whether a `LabelSelector` selects an object: an empty one everything, an absent one nothing.

@@ -6,15 +6,18 @@
 
 #[cfg(test)]
 mod bench;
+mod daemon_set;
 mod deployment;
 mod disruption;
 mod endpoints;
 mod look;
 mod queue;
 mod replica_set;
+mod revisions;
 mod run;
 mod scheduler;
 mod shared;
+mod stateful_set;
 #[cfg(test)]
 mod testing;
 
@@ -38,8 +41,10 @@ pub(crate) fn all(cluster: Cluster, events: Recorder, node: &str, _settings: &Se
     let (slicing, _) = own("endpointslice-controller");
     let (scheduling, placed) = own("default-scheduler");
     vec![
+        make("daemonset-controller", daemon_set::daemon_set),
         make("deployment-controller", deployment::deployment),
         make("replicaset-controller", replica_set::replica_set),
+        make("statefulset-controller", stateful_set::stateful_set),
         disruption::disruption(counting, counted, look::wall_clock()),
         endpoints::endpoints(slicing),
         scheduler::scheduler(scheduling, &placed, node),

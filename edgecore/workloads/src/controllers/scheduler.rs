@@ -24,7 +24,9 @@ use crate::cluster::{
     BUDGETS, Cluster, Key, Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS,
 };
 use crate::events::{Recorder, Tone};
+pub(super) use affinity::wants_node;
 use preempt::Outcome;
+pub(super) use room::tolerates;
 use room::{Guest, Room, World};
 
 /// Who a pod names that names nobody.

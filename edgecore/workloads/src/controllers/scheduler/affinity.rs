@@ -6,7 +6,7 @@ use super::super::look::{is_terminating, label, labels, list, name, namespace, p
 use super::room::World;
 
 /// Whether a node is one that a pod may be on, by `nodeSelector` and required node affinity.
-pub(super) fn wants_node(pod: &Value, node: &Value) -> bool {
+pub(in crate::controllers) fn wants_node(pod: &Value, node: &Value) -> bool {
     let selected = pairs(pod, "/spec/nodeSelector").all(|(k, v)| label(node, k) == v.as_str());
     let required = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution";
     selected && pod.pointer(required).is_none_or(|wanted| matches_any(wanted, node))

@@ -173,7 +173,8 @@ fn not_ready(node: &Value) -> Option<Value> {
     Some(json!({"key": key, "effect": "NoSchedule"}))
 }
 
-fn tolerates(pod: &Value, taint: &Value) -> bool {
+/// Whether a pod bears with a taint.
+pub(in crate::controllers) fn tolerates(pod: &Value, taint: &Value) -> bool {
     list(pod, "/spec/tolerations").iter().any(|t| {
         let (key, effect) = (text(t, "/key"), text(t, "/effect"));
         let about =

@@ -23,6 +23,7 @@ use metastore::api::{AUDIT_STREAM, ApiServer};
 use metastore::store::{JournalBound, SealKey, Store, StoreError, StoreOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use workloads::{Machine, MachineOptions};
 
 pub use files::Addresses;
 pub use lives::run;
@@ -194,6 +195,13 @@ impl Agent {
             probes.clone(),
         )));
         drop(probes.spawn(tell_end(store.clone(), ready.clone(), probes.clone())));
+        let machine = Arc::new(Machine::new(MachineOptions {
+            node: node.as_str().into(),
+            data_dir: config.data_dir.clone(),
+            store: store.clone(),
+            settings: Arc::new(config.workloads.clone()),
+        }));
+        drop(outer.spawn(Arc::clone(&machine).follow(outer.clone())));
         let meta = Meta {
             node: node.clone(),
             labels: config.labels.clone(),
@@ -203,6 +211,7 @@ impl Agent {
             stamps: stamps.clone(),
             token_file: config.token_file.clone(),
             audit: config.audit.enabled,
+            report: machine.report(),
         };
         let (api_in, api_out) = watch::channel(None);
         drop(outer.spawn(run_api(meta, api, api_in, block, outer.clone())));
@@ -337,7 +346,7 @@ async fn run_api(meta: Meta, listener: TcpListener, up: watch::Sender<Option<Api
         let keys = meta.keys(at).await?;
         let server = meta.build(&keys, drain.clone()).await?;
         up.send_replace(Some(server.clone()));
-        drop(drain.spawn(meta.clone().follow_labels(drain.clone())));
+        drop(drain.spawn(meta.clone().follow_node(at.port(), drain.clone())));
         meta::serve(keys, server, listener, block, drain.clone()).await;
         Ok::<_, MetaError>(())
     };

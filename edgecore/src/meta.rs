@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use daemon::clock::wall_ms;
 use daemon::drain::Drain;
@@ -21,8 +22,10 @@ use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use workloads::Report;
 
-use self::node::{Facts, NodeState};
+use self::node::NodeState;
 use crate::objects;
 use crate::stamps::Stamps;
 use crate::uplink::is_mirrored;
@@ -31,6 +34,9 @@ use crate::uplink::is_mirrored;
 const ANSWER_MEMORY: usize = 32 * 1024 * 1024;
 /// Attempts to write the Node while others write it too.
 const RACES: usize = 8;
+
+/// How long the Node's news wait for each other, to be one write.
+const TOGETHER: Duration = Duration::from_millis(100);
 
 /// Why the local API does not run.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +64,8 @@ pub(crate) struct Meta {
     pub(crate) stamps: Stamps,
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) audit: bool,
+    /// What the Node says about the machine.
+    pub(crate) report: watch::Receiver<Report>,
 }
 
 /// By what clients know the local API, and it them.
@@ -66,6 +74,7 @@ pub(crate) struct Keys {
     ca_pem: String,
     /// How a program on this machine reaches it.
     url: String,
+    port: u16,
 }
 
 impl Meta {
@@ -74,7 +83,7 @@ impl Meta {
     /// # Errors
     /// When the store cannot be read or written.
     pub(crate) async fn build(&self, keys: &Keys, drain: Drain) -> Result<ApiServer, MetaError> {
-        self.write_node().await?;
+        self.write_node(keys.port).await?;
         let admission = admission::EdgeAdmission::new(&self.node, self.stamps.clone());
         let store = self.store.clone();
         let mut tokens = TokenOptions::new(self.pki.join("sa"), keys.url.clone());
@@ -139,6 +148,7 @@ impl Meta {
             tls,
             ca_pem: ca.cert_pem(),
             url,
+            port: at.port(),
         })
     }
 
@@ -178,8 +188,8 @@ impl Meta {
     ///
     /// # Errors
     /// When the store cannot be read or written.
-    pub(crate) async fn write_node(&self) -> Result<(), MetaError> {
-        let facts = Facts::read();
+    pub(crate) async fn write_node(&self, port: u16) -> Result<(), MetaError> {
+        let report = self.report.borrow().clone();
         let key = objects::node_key(&self.node);
         for _ in 0..RACES {
             let labels = self.labels()?;
@@ -189,7 +199,8 @@ impl Meta {
             let state = NodeState {
                 name: &self.node,
                 labels: &labels,
-                facts: &facts,
+                report: &report,
+                port,
                 now: &now,
             };
             let Some(node) = state.over(old.as_ref()) else {
@@ -205,27 +216,41 @@ impl Meta {
         Ok(())
     }
 
-    /// Follows what the hub says about this gateway's labels, until the drain begins.
-    pub(crate) async fn follow_labels(self, drain: Drain) {
+    /// Follows what the hub says about this gateway's labels, what the machine reports, and what others write into the Node, until the
+    /// drain begins.
+    pub(crate) async fn follow_node(mut self, port: u16, drain: Drain) {
         loop {
-            // From a revision on, then the Node as of now: what the hub says between the two is not missed.
-            let Ok(mut changes) = self.store.watch(objects::edge_node_scope(), self.store.revision()) else {
+            // From a revision on, then the Node as of now: what is said between the two is not missed.
+            let revision = self.store.revision();
+            let (Ok(mut announced), Ok(mut nodes)) = (
+                self.store.watch(objects::edge_node_scope(), revision),
+                self.store.watch(objects::node_scope(), revision),
+            ) else {
                 return;
             };
             loop {
-                if let Err(e) = self.write_node().await {
+                self.report.mark_unchanged();
+                if let Err(e) = self.write_node(port).await {
                     tracing::warn!(error = %e, "The Node cannot be written.");
                 }
                 let changed = tokio::select! {
                     biased;
                     () = drain.stopping() => return,
-                    changed = changes.next() => changed,
+                    changed = announced.next() => changed.map(drop),
+                    changed = nodes.next() => changed.map(drop),
+                    Ok(()) = self.report.changed() => Ok(()),
                 };
                 match changed {
-                    Ok(_) => {}
+                    Ok(()) => {}
                     // It fell behind: begin anew.
                     Err(WatchError::Gone(_)) => break,
                     Err(_) => return,
+                }
+                // Changes come in groups: an interface with its addresses, a runtime with its images.
+                tokio::select! {
+                    biased;
+                    () = drain.stopping() => return,
+                    () = tokio::time::sleep(TOGETHER) => {}
                 }
             }
         }

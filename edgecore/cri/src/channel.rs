@@ -29,6 +29,8 @@ struct Shared {
     live: Mutex<Option<SendRequest<Body>>>,
     /// One connects, the others wait for it.
     connecting: tokio::sync::Mutex<()>,
+    /// How many connections have ended.
+    ends: tokio::sync::watch::Sender<u64>,
 }
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -39,6 +41,7 @@ impl Channel {
             socket: socket.to_owned(),
             live: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(()),
+            ends: tokio::sync::watch::Sender::new(0),
         }))
     }
 
@@ -52,6 +55,11 @@ impl Channel {
             *live = None;
         }
         live.clone()
+    }
+
+    /// Changes when a connection ends.
+    pub(crate) fn ends(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.0.ends.subscribe()
     }
 
     /// Makes sure that there is a connection, so that a runtime that is not there is told from one that refuses.
@@ -84,10 +92,12 @@ impl Channel {
             .await
             .map_err(late)??;
         // Ends when the last sender is gone or the runtime hangs up.
+        let ends = self.0.ends.clone();
         drop(tokio::spawn(async move {
             if let Err(e) = connection.await {
                 tracing::debug!(error = %e, "The connection to the container runtime ended.");
             }
+            ends.send_modify(|n| *n += 1);
         }));
         *self.0.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
         Ok(sender)

@@ -68,6 +68,11 @@ impl Runtime {
         self.channel.socket()
     }
 
+    /// Changes when a connection to it ended: it stopped, or is being restarted.
+    pub fn connection_ends(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.channel.ends()
+    }
+
     calls! {
         /// Name and version of the runtime.
         version: runtime version VersionRequest -> VersionResponse, |_| LOOK;

@@ -1,87 +1,43 @@
 //! The gateway's own Node object: what it is, what runs on it, whether it is ready.
 //!
-//! Written at start and when something in it really changed, never on a timer: a Node that says the same thing again costs flash
-//! wear here and bytes on the link. That the gateway is alive is the session's business, not this object's.
+//! What the machine is and how it stands comes as a report of the workloads; here it becomes the Node, over what others wrote in it.
+//! Written when something in it really changed, never on a timer: a Node that says the same thing again costs flash wear here and bytes
+//! on the link. That the gateway is alive is the session's business, not this object's.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, UdpSocket};
 
 use serde_json::{Map, Value, json};
+use workloads::Report;
 
-/// Facts of the machine, read once at start.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Facts {
-    pub(crate) hostname: String,
-    pub(crate) arch: &'static str,
-    pub(crate) kernel: String,
-    pub(crate) os_image: String,
-    pub(crate) machine_id: String,
-    pub(crate) boot_id: String,
-    pub(crate) address: Option<IpAddr>,
-    pub(crate) cpus: usize,
-    pub(crate) memory_kib: u64,
-}
-
-impl Facts {
-    /// Reads them from `/proc` and `/etc`; what cannot be read stays empty.
-    pub(crate) fn read() -> Self {
-        let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-        let field = |text: &str, name: &str| -> String {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name))
-                .unwrap_or_default()
-                .trim_matches(|c: char| c == '"' || c.is_whitespace())
-                .to_owned()
-        };
-        let memory = field(&text("/proc/meminfo"), "MemTotal:");
-        Self {
-            hostname: text("/proc/sys/kernel/hostname"),
-            arch: architecture(std::env::consts::ARCH),
-            kernel: text("/proc/sys/kernel/osrelease"),
-            os_image: field(&text("/etc/os-release"), "PRETTY_NAME="),
-            machine_id: text("/etc/machine-id"),
-            boot_id: text("/proc/sys/kernel/random/boot_id"),
-            address: outward_address(),
-            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            memory_kib: memory
-                .split_whitespace()
-                .next()
-                .and_then(|n| n.parse().ok())
-                .unwrap_or(0),
-        }
-    }
-}
-
-/// Go's names, which Kubernetes labels use.
-const fn architecture(arch: &'static str) -> &'static str {
-    match arch.as_bytes() {
-        b"x86_64" => "amd64",
-        b"aarch64" => "arm64",
-        b"x86" => "386",
-        _ => arch,
-    }
-}
-
-/// The address this machine would speak from to the outside. Connecting a UDP socket sends nothing.
-fn outward_address() -> Option<IpAddr> {
-    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    socket.connect("192.0.2.1:9").ok()?;
-    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())
-}
+/// Taints that follow a condition: condition, whether it holds, key. They keep new pods away. None that would make running pods go: there
+/// is no other node for them to go to.
+const TAINTS: [(&str, bool, &str); 5] = [
+    ("Ready", false, "node.kubernetes.io/not-ready"),
+    ("MemoryPressure", true, "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", true, "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", true, "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", true, "node.kubernetes.io/network-unavailable"),
+];
+/// The taint of a Node that its operator closed.
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+/// And what all of them do.
+const EFFECT: &str = "NoSchedule";
 
 /// What the Node should say now.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeState<'a> {
     pub(crate) name: &'a str,
     pub(crate) labels: &'a BTreeMap<String, String>,
-    pub(crate) facts: &'a Facts,
+    pub(crate) report: &'a Report,
+    /// Where the API that answers for this Node listens.
+    pub(crate) port: u16,
     /// RFC 3339, for conditions that change now.
     pub(crate) now: &'a str,
 }
 
 impl NodeState<'_> {
-    /// The object to write over `old`, or `None` when `old` says it all already. Foreign labels, annotations, taints and times of
-    /// conditions that did not change are kept.
+    /// The object to write over `old`, or `None` when `old` says it all already. Foreign labels, annotations, taints, conditions and
+    /// resources, times of conditions that did not change, and what the report does not say (yet) are kept.
     pub(crate) fn over(&self, old: Option<&Value>) -> Option<Value> {
         let mut node = old.cloned().unwrap_or_else(|| {
             json!({
@@ -100,88 +56,133 @@ impl NodeState<'_> {
             labels[key] = value.into();
         }
         let status = child(&mut node, "status");
+        for (field, value) in &self.report.status {
+            match (field.as_str(), value) {
+                ("capacity" | "allocatable", Value::Object(amounts)) => put_amounts(child(status, field), amounts),
+                ("nodeInfo", Value::Object(info)) => {
+                    let there = child(status, field);
+                    // It may not be known yet which runtime it is.
+                    let runtime = there
+                        .get("containerRuntimeVersion")
+                        .cloned()
+                        .unwrap_or_else(|| "".into());
+                    *there = Value::Object(info.clone());
+                    if !info.contains_key("containerRuntimeVersion") {
+                        there["containerRuntimeVersion"] = runtime;
+                    }
+                }
+                (_, Value::Array(list)) if list.is_empty() => {
+                    drop(status.as_object_mut().and_then(|s| s.remove(field)))
+                }
+                _ => status[field] = value.clone(),
+            }
+        }
+        status["daemonEndpoints"] = json!({"kubeletEndpoint": {"Port": self.port}});
         let conditions = self.conditions(status.get("conditions"));
-        status["conditions"] = conditions;
-        status["nodeInfo"] = self.node_info();
-        status["addresses"] = self.addresses();
-        let capacity = json!({
-            "cpu": self.facts.cpus.to_string(),
-            "memory": format!("{}Ki", self.facts.memory_kib),
-            "pods": "0",
-        });
-        status["allocatable"] = capacity.clone();
-        status["capacity"] = capacity;
+        status["conditions"] = conditions.into();
+        let taints = taints(&node);
+        let spec = child(&mut node, "spec");
+        if taints.is_empty() {
+            drop(spec.as_object_mut().and_then(|spec| spec.remove("taints")));
+        } else {
+            spec["taints"] = taints.into();
+        }
+        if let Some(cidr) = &self.report.pod_cidr
+            && spec.get("podCIDR") != Some(&cidr.as_str().into())
+        {
+            spec["podCIDR"] = cidr.as_str().into();
+            spec["podCIDRs"] = json!([cidr]);
+        }
         (old != Some(&node)).then_some(node)
     }
 
     fn own_labels(&self) -> BTreeMap<&str, &str> {
+        let info = &self.report.status.get("nodeInfo");
+        let arch = info.and_then(|info| info["architecture"].as_str()).unwrap_or_default();
+        let os = std::env::consts::OS;
         let mut labels = BTreeMap::from([
-            ("kubernetes.io/arch", self.facts.arch),
+            ("beta.kubernetes.io/arch", arch),
+            ("beta.kubernetes.io/os", os),
+            ("kubernetes.io/arch", arch),
             ("kubernetes.io/hostname", self.name),
-            ("kubernetes.io/os", std::env::consts::OS),
+            ("kubernetes.io/os", os),
             ("node-role.kubernetes.io/edge", ""),
         ]);
         labels.extend(self.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())));
         labels
     }
 
-    fn node_info(&self) -> Value {
-        let facts = self.facts;
-        json!({
-            "architecture": facts.arch,
-            "operatingSystem": std::env::consts::OS,
-            "kernelVersion": facts.kernel,
-            "osImage": facts.os_image,
-            "machineID": facts.machine_id,
-            "systemUUID": facts.machine_id,
-            "bootID": facts.boot_id,
-            "kubeletVersion": concat!("v", env!("CARGO_PKG_VERSION"), "+kurator"),
-            "kubeProxyVersion": "",
-            "containerRuntimeVersion": "",
+    /// Others' conditions first, `Ready` last.
+    fn conditions(&self, old: Option<&Value>) -> Vec<Value> {
+        let old = old.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let reported = &self.report.conditions;
+        let mut all: Vec<Value> = old
+            .iter()
+            .filter(|c| !reported.iter().any(|new| c["type"] == new.kind))
+            .cloned()
+            .collect();
+        all.extend(reported.iter().map(|new| {
+            let status = if new.holds { "True" } else { "False" };
+            let since = old
+                .iter()
+                .find(|c| c["type"] == new.kind && c["status"] == status)
+                .and_then(|c| c["lastTransitionTime"].as_str())
+                .unwrap_or(self.now);
+            json!({
+                "type": new.kind, "status": status, "reason": new.reason, "message": new.message,
+                "lastTransitionTime": since, "lastHeartbeatTime": since,
+            })
+        }));
+        // What was reported once and is not this time still comes before it.
+        all.sort_by_key(|c| c["type"] == "Ready");
+        all
+    }
+}
+
+/// Lays amounts over those that are there: extended resources are somebody else's, and how many pods there is room for may not be known yet.
+fn put_amounts(there: &mut Value, amounts: &Map<String, Value>) {
+    let foreign = |name: &str| name.contains('/') || name == "pods";
+    let mut all = Map::from_iter([("pods".to_owned(), Value::from("0"))]);
+    if let Value::Object(there) = &*there {
+        all.extend(
+            there
+                .iter()
+                .filter(|(name, _)| foreign(name))
+                .map(|(n, v)| (n.clone(), v.clone())),
+        );
+    }
+    all.extend(amounts.iter().map(|(n, v)| (n.clone(), v.clone())));
+    *there = Value::Object(all);
+}
+
+/// The Node's taints: others' as they are, and those that its conditions ask for.
+fn taints(node: &Value) -> Vec<Value> {
+    let holds = |kind: &str| {
+        let conditions = node["status"]["conditions"].as_array();
+        let found = conditions.and_then(|all| all.iter().find(|c| c["type"] == kind));
+        found.map(|c| c["status"] == "True")
+    };
+    let wanted = |key: &str| match TAINTS.iter().find(|(_, _, own)| *own == key) {
+        Some((kind, when, _)) => Some(holds(kind) == Some(*when)),
+        None if key == UNSCHEDULABLE => Some(node["spec"]["unschedulable"] == true),
+        None => None,
+    };
+    let old = node["spec"]["taints"].as_array().map_or(&[][..], Vec::as_slice);
+    let is = |taint: &Value, key: &str| taint["key"] == key && taint["effect"] == EFFECT;
+    let mut all: Vec<Value> = old
+        .iter()
+        .filter(|taint| {
+            let own = taint["effect"] == EFFECT;
+            !own || taint["key"].as_str().and_then(wanted).unwrap_or(true)
         })
-    }
-
-    fn addresses(&self) -> Value {
-        let mut addresses = Vec::new();
-        if let Some(address) = self.facts.address {
-            addresses.push(json!({"type": "InternalIP", "address": address.to_string()}));
+        .cloned()
+        .collect();
+    for key in TAINTS.iter().map(|(_, _, key)| *key).chain([UNSCHEDULABLE]) {
+        if wanted(key) == Some(true) && !all.iter().any(|taint| is(taint, key)) {
+            all.push(json!({"key": key, "effect": EFFECT}));
         }
-        if !self.facts.hostname.is_empty() {
-            addresses.push(json!({"type": "Hostname", "address": self.facts.hostname}));
-        }
-        Value::Array(addresses)
     }
-
-    fn conditions(&self, old: Option<&Value>) -> Value {
-        let wanted = [
-            ("Ready", "True", "AgentRunning", "devices are served"),
-            (
-                "ContainerRuntimeReady",
-                "False",
-                "NoRuntime",
-                "no container runtime is used: this gateway serves devices only",
-            ),
-        ];
-        let find = |kind: &str| {
-            old.and_then(Value::as_array)
-                .and_then(|all| all.iter().find(|c| c["type"] == kind))
-        };
-        Value::Array(
-            wanted
-                .into_iter()
-                .map(|(kind, status, reason, message)| {
-                    let since = find(kind)
-                        .filter(|c| c["status"] == status)
-                        .and_then(|c| c["lastTransitionTime"].as_str())
-                        .unwrap_or(self.now);
-                    json!({
-                        "type": kind, "status": status, "reason": reason, "message": message,
-                        "lastTransitionTime": since, "lastHeartbeatTime": since,
-                    })
-                })
-                .collect(),
-        )
-    }
+    all
 }
 
 /// The object under `key`, made when it is not there (or is something else).
@@ -198,51 +199,134 @@ fn child<'v>(value: &'v mut Value, key: &str) -> &'v mut Value {
 
 #[cfg(test)]
 mod tests {
+    use workloads::Condition;
+
     use super::*;
 
-    fn state<'a>(labels: &'a BTreeMap<String, String>, facts: &'a Facts, now: &'a str) -> NodeState<'a> {
+    fn report(conditions: &[(&'static str, bool)]) -> Report {
+        let status = json!({
+            "capacity": {"cpu": "4", "pods": "110"},
+            "allocatable": {"cpu": "4", "pods": "110"},
+            "addresses": [{"type": "Hostname", "address": "press"}],
+            "nodeInfo": {"architecture": "arm64"},
+        });
+        Report {
+            status: status.as_object().unwrap().clone(),
+            conditions: conditions
+                .iter()
+                .map(|(kind, holds)| Condition {
+                    kind,
+                    holds: *holds,
+                    reason: "R",
+                    message: "m".to_owned(),
+                })
+                .collect(),
+            pod_cidr: Some("10.42.0.0/24".to_owned()),
+        }
+    }
+
+    fn state<'a>(labels: &'a BTreeMap<String, String>, report: &'a Report, now: &'a str) -> NodeState<'a> {
         NodeState {
             name: "gw-1",
             labels,
-            facts,
+            report,
+            port: 10550,
             now,
         }
     }
 
+    fn over(report: &Report, now: &str, old: Option<&Value>) -> Option<Value> {
+        state(&BTreeMap::new(), report, now).over(old)
+    }
+
     #[test]
     fn written_once_and_again_only_when_something_changed() {
-        let facts = Facts::read();
+        let report = report(&[("MemoryPressure", false), ("Ready", true)]);
         let mut labels = BTreeMap::from([("line".to_owned(), "press".to_owned())]);
-        let first = state(&labels, &facts, "2026-01-01T00:00:00Z").over(None).unwrap();
+        let first = state(&labels, &report, "2026-01-01T00:00:00Z").over(None).unwrap();
         assert_eq!(first["metadata"]["labels"]["line"], "press");
-        assert_eq!(first["status"]["conditions"][0]["type"], "Ready");
-        assert_eq!(state(&labels, &facts, "2026-01-02T00:00:00Z").over(Some(&first)), None);
+        assert_eq!(first["metadata"]["labels"]["kubernetes.io/arch"], "arm64");
+        assert_eq!(first["status"]["conditions"][1]["type"], "Ready");
+        assert_eq!(first["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"], 10550);
+        assert_eq!(first["spec"]["podCIDRs"], json!(["10.42.0.0/24"]));
+        assert_eq!(state(&labels, &report, "2026-01-02T00:00:00Z").over(Some(&first)), None);
 
         labels.insert("line".to_owned(), "lathe".to_owned());
-        let second = state(&labels, &facts, "2026-01-03T00:00:00Z")
+        let second = state(&labels, &report, "2026-01-03T00:00:00Z")
             .over(Some(&first))
             .unwrap();
         assert_eq!(second["metadata"]["labels"]["line"], "lathe");
-        assert_eq!(
-            second["status"]["conditions"][0]["lastTransitionTime"],
-            "2026-01-01T00:00:00Z"
-        );
+        for time in ["lastTransitionTime", "lastHeartbeatTime"] {
+            assert_eq!(second["status"]["conditions"][1][time], "2026-01-01T00:00:00Z");
+        }
         assert_eq!(second["metadata"]["uid"], first["metadata"]["uid"]);
     }
 
     #[test]
     fn what_others_wrote_is_kept() {
-        let facts = Facts::default();
-        let labels = BTreeMap::new();
-        let mut node = state(&labels, &facts, "2026-01-01T00:00:00Z").over(None).unwrap();
+        let report = report(&[("Ready", true)]);
+        let mut node = over(&report, "2026-01-01T00:00:00Z", None).unwrap();
         node["metadata"]["labels"]["team"] = "a".into();
-        node["spec"]["unschedulable"] = true.into();
-        assert_eq!(state(&labels, &facts, "x").over(Some(&node)), None);
+        node["spec"]["taints"] = json!([{"key": "line", "effect": "NoExecute"}, {"key": "x", "effect": "NoSchedule"}]);
+        node["status"]["capacity"]["example.com/dongle"] = "2".into();
+        node["status"]["conditions"] =
+            json!([{"type": "FrequentRestarts", "status": "False"}, node["status"]["conditions"][0]]);
+        assert_eq!(over(&report, "x", Some(&node)), None);
     }
 
     #[test]
-    fn this_machine_is_described() {
-        let facts = Facts::read();
-        assert!(facts.cpus >= 1 && facts.memory_kib > 0 && !facts.kernel.is_empty());
+    fn what_is_not_known_yet_stays_as_it_was() {
+        let mut known = report(&[("MemoryPressure", true), ("Ready", false)]);
+        known.status["nodeInfo"]["containerRuntimeVersion"] = "containerd://1.6.20".into();
+        known.status.insert("images".to_owned(), json!([{"names": ["a"]}]));
+        let node = over(&known, "2026-01-01T00:00:00Z", None).unwrap();
+        let mut start = report(&[]);
+        for amounts in ["capacity", "allocatable"] {
+            start.status[amounts].as_object_mut().unwrap().remove("pods");
+        }
+        start.pod_cidr = None;
+        assert_eq!(
+            over(&start, "x", Some(&node)),
+            None,
+            "an agent that starts says nothing new"
+        );
+        let fresh = over(&start, "x", None).unwrap();
+        assert_eq!(fresh["status"]["allocatable"]["pods"], "0");
+        assert_eq!(fresh["status"]["nodeInfo"]["containerRuntimeVersion"], "");
+
+        start.status.insert("images".to_owned(), json!([]));
+        assert_eq!(over(&start, "x", Some(&node)).unwrap()["status"].get("images"), None);
+    }
+
+    #[test]
+    fn a_condition_that_changes_has_the_time_of_now_and_its_taint() {
+        let node = over(&report(&[("Ready", true)]), "2026-01-01T00:00:00Z", None).unwrap();
+        assert_eq!(node["spec"].get("taints"), None);
+        let bad = report(&[("DiskPressure", true), ("Ready", false)]);
+        let mut worse = over(&bad, "2026-01-02T00:00:00Z", Some(&node)).unwrap();
+        assert_eq!(
+            worse["status"]["conditions"][1]["lastTransitionTime"],
+            "2026-01-02T00:00:00Z"
+        );
+        let keys = |node: &Value| -> Vec<String> {
+            let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+            taints
+                .iter()
+                .map(|t| format!("{}:{}", t["key"].as_str().unwrap(), t["effect"].as_str().unwrap()))
+                .collect()
+        };
+        let want = [
+            "node.kubernetes.io/not-ready:NoSchedule",
+            "node.kubernetes.io/disk-pressure:NoSchedule",
+        ];
+        assert_eq!(keys(&worse), want);
+        worse["spec"]["unschedulable"] = true.into();
+        let closed = over(&bad, "x", Some(&worse)).unwrap();
+        assert_eq!(keys(&closed)[2], "node.kubernetes.io/unschedulable:NoSchedule");
+        let mut well = over(&report(&[("DiskPressure", false), ("Ready", true)]), "x", Some(&closed)).unwrap();
+        assert_eq!(keys(&well).len(), 1);
+        well["spec"]["unschedulable"] = false.into();
+        let open = over(&report(&[("DiskPressure", false), ("Ready", true)]), "x", Some(&well)).unwrap();
+        assert_eq!(open["spec"].get("taints"), None);
     }
 }

@@ -285,7 +285,11 @@ async fn people_set_desired_values_with_no_hub() {
     let (code, _) = api(&agent, "DELETE", &format!("{path}/devicestatuses/d0"), None).await;
     assert_eq!(code, 403);
     let (code, node) = api(&agent, "GET", &format!("/api/v1/nodes/{NODE}"), None).await;
-    assert_eq!((code, &node["status"]["conditions"][0]["type"]), (200, &json!("Ready")));
+    let ready = node["status"]["conditions"].as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (code, &ready["type"], &ready["status"]),
+        (200, &json!("Ready"), &json!("True"))
+    );
 
     let (code, _) = api(&agent, "DELETE", &format!("{path}/devices/d0"), None).await;
     assert_eq!(code, 200);

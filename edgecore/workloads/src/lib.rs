@@ -19,9 +19,11 @@ mod cluster;
 mod controllers;
 mod events;
 mod images;
+mod machine;
 mod pod;
 mod settings;
 mod setup;
 mod time;
 
+pub use machine::{Condition, Eviction, Machine, MachineOptions, Report, Reserved};
 pub use settings::{CgroupDriver, Services, Settings};

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::machine::{Eviction, Reserved};
+
 /// Where a runtime listens when nobody says, in the order they are tried.
 pub(crate) const SOCKETS: [&str; 3] = [
     "/run/containerd/containerd.sock",
@@ -42,6 +44,10 @@ pub struct Settings {
     pub log_max_bytes: u64,
     /// Most files kept of one container's log.
     pub log_max_files: u32,
+    /// What of the machine is not for pods.
+    pub reserved: Reserved,
+    /// When pods go so that the machine lives on.
+    pub eviction: Eviction,
 }
 
 /// How Services are served.
@@ -87,6 +93,8 @@ impl Default for Settings {
             cni_config: PathBuf::new(),
             log_max_bytes: 10 * 1024 * 1024,
             log_max_files: 5,
+            reserved: Reserved::default(),
+            eviction: Eviction::default(),
         }
     }
 }
@@ -118,6 +126,8 @@ impl Settings {
                 ));
             }
         }
+        faults.extend(self.reserved.faults());
+        faults.extend(self.eviction.faults());
         faults
     }
 

@@ -6,9 +6,11 @@
 
 mod addresses;
 mod facts;
+mod household;
 mod limits;
 mod report;
 mod standing;
+mod usage;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -24,11 +26,14 @@ use tokio::time::Instant;
 use self::facts::Facts;
 use self::report::Known;
 use self::standing::Standing;
+use self::usage::Meter;
 use crate::cluster::NODES;
 use crate::settings::Settings;
 
+pub(crate) use household::{Household, Later, Resident, Room, VolumesUse};
 pub use limits::{Eviction, Reserved};
 pub use report::{Condition, Report};
+pub(crate) use usage::{ContainerUse, Disk, Host, PodUse, Usage, Use};
 
 /// Between two looks at a runtime that is well; what happens to it meanwhile ends the connection.
 const CALM: Duration = Duration::from_secs(60);
@@ -59,12 +64,14 @@ pub struct MachineOptions {
 
 /// The machine. Held by all who look at it or are told by it.
 pub struct Machine {
+    node: Arc<str>,
     settings: Arc<Settings>,
     known: Mutex<Known>,
     report: watch::Sender<Report>,
     runtime: watch::Sender<Option<Runtime>>,
     wanted: Notify,
     network: OnceLock<NetworkCheck>,
+    meter: Meter,
     /// Whether pods ran here before: then a runtime that is not found is missed.
     had_runtime: bool,
 }
@@ -103,6 +110,8 @@ impl Machine {
             runtime: watch::Sender::new(None),
             wanted: Notify::new(),
             network: OnceLock::new(),
+            meter: Meter::new(None),
+            node,
             settings,
             had_runtime,
         };

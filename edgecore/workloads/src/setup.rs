@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub(crate) use cgroups::Cgroups;
+pub(crate) use cgroups::{Cgroups, parents as cgroup_parents};
 pub(crate) use container::{Inputs, container, hash, resources};
 pub(crate) use dns::{Lookup, dns};
 pub(crate) use environment::{Env, environment, expand};

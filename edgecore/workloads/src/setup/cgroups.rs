@@ -21,6 +21,13 @@ pub(super) fn parent(pod: &Pod, systemd: bool) -> String {
     name(qos(pod), pod.uid(), systemd)
 }
 
+/// The names that a pod's cgroup may have, whatever its class and whoever makes it.
+pub(crate) fn parents(uid: &str) -> Vec<String> {
+    let classes = [Qos::Burstable, Qos::BestEffort, Qos::Guaranteed];
+    let both = |class| [name(class, uid, false), name(class, uid, true)];
+    classes.into_iter().flat_map(both).collect()
+}
+
 fn name(class: Qos, uid: &str, systemd: bool) -> String {
     let class = match class {
         Qos::Guaranteed => None,

@@ -24,6 +24,7 @@ mod pod;
 mod settings;
 mod setup;
 mod time;
+mod volumes;
 
 pub use machine::{Condition, Eviction, Machine, MachineOptions, Report, Reserved};
 pub use settings::{CgroupDriver, Services, Settings};

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use script::{Act, Call, Rule};
+pub use tonic::Code;
 pub use world::{Behaviour, Cntr, ExecResult, Sbx};
 
 use crate::v1;

@@ -21,6 +21,7 @@ mod events;
 mod images;
 mod machine;
 mod pod;
+mod pods;
 mod settings;
 mod setup;
 mod time;

@@ -1,0 +1,298 @@
+//! What a plan's actions do. Each is a future of its own that tells how it went; a step that was done already is no failure.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri::{CriError, Why, v1};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::means::{Making, Refusal};
+use super::plan::MIN_GRACE;
+use super::{Shared, log_dir};
+use crate::events::Tone;
+use crate::pod::{Container, Pod};
+
+/// How an action went.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// A sandbox was made.
+    Sandbox(Result<(), Refusal>),
+    /// A container was started.
+    Started {
+        name: String,
+        result: Result<(), Refusal>,
+    },
+    /// It was given up before anything was made.
+    GivenUp {
+        name: String,
+    },
+    Stopped {
+        id: String,
+    },
+    /// Another stop with less time took its place.
+    Replaced,
+    SandboxStopped {
+        id: String,
+        ok: bool,
+    },
+    Removed {
+        id: String,
+        ok: bool,
+    },
+    TornDown(bool),
+    Refreshed,
+}
+
+/// What an action works with.
+#[derive(Clone)]
+pub(super) struct Hands {
+    pub(super) shared: Arc<Shared>,
+    pub(super) uid: Arc<str>,
+    pub(super) pod: Arc<Pod>,
+    /// What Events are about.
+    pub(super) about: Arc<Value>,
+}
+
+/// Where a container is made.
+#[derive(Clone, Debug)]
+pub(super) struct Where {
+    pub(super) sandbox: String,
+    /// Attempt of the sandbox.
+    pub(super) attempt: u32,
+    pub(super) ips: Vec<String>,
+    /// Of an ephemeral container: whose processes it sees, by id.
+    pub(super) target: Option<String>,
+}
+
+impl Hands {
+    fn tell(&self, tone: Tone, reason: &'static str, message: impl Into<String>) {
+        self.shared.recorder.tell(&self.about, tone, reason, message);
+    }
+
+    /// Tells what happened to a container.
+    pub(super) fn tell_of(&self, name: &str, tone: Tone, reason: &'static str, message: impl Into<String>) {
+        let spec = &self.pod.spec;
+        let named = |list: &[Container]| list.iter().any(|c| c.name == name);
+        let list = if named(&spec.containers) {
+            "containers"
+        } else if named(&spec.init_containers) {
+            "initContainers"
+        } else {
+            "ephemeralContainers"
+        };
+        let field = format!("spec.{list}{{{name}}}");
+        self.shared
+            .recorder
+            .tell_field(&self.about, &field, tone, reason, message);
+    }
+
+    /// Makes volumes ready, then the sandbox.
+    pub(super) async fn sandbox(self, attempt: u32) -> Outcome {
+        let made = self.make_sandbox(attempt).await;
+        if let Err(refusal) = &made
+            && !refusal.told
+        {
+            if refusal.reason == "FailedMount" {
+                self.tell(Tone::Warning, "FailedMount", refusal.message.as_str());
+            } else {
+                let message = format!("Failed to create pod sandbox: {}", refusal.message);
+                self.tell(Tone::Warning, "FailedCreatePodSandBox", message);
+            }
+        }
+        Outcome::Sandbox(made)
+    }
+
+    async fn make_sandbox(&self, attempt: u32) -> Result<(), Refusal> {
+        let shared = &self.shared;
+        shared.means.prepare(&self.pod).await?;
+        let (config, runtime_handler) = shared.means.sandbox(&self.pod, attempt)?;
+        let logs = log_dir(&shared.options.logs, &self.pod.key(), &self.uid);
+        std::fs::create_dir_all(&logs)
+            .map_err(|e| Refusal::new("FailedCreatePodSandBox", format!("log folder {}: {e}", logs.display())))?;
+        let _one_of = shared.sandboxes.acquire().await;
+        let request = v1::RunPodSandboxRequest {
+            config: Some(config),
+            runtime_handler,
+        };
+        let made = shared.runtime.run_pod_sandbox(request).await;
+        let id = made.map_err(|e| refused("FailedCreatePodSandBox", &e))?.pod_sandbox_id;
+        shared.owns(&self.uid, &id);
+        Ok(())
+    }
+
+    /// Image, container, start.
+    pub(super) async fn start(self, name: String, attempt: u32, place: Where, give_up: CancellationToken) -> Outcome {
+        let Some(container) = self.pod.container(&name) else {
+            return Outcome::GivenUp { name };
+        };
+        let (sandbox, _) = match self.shared.means.sandbox(&self.pod, place.attempt) {
+            Ok(sandbox) => sandbox,
+            Err(refusal) => return self.not_started(name, refusal),
+        };
+        let making = Making {
+            pod: &self.pod,
+            container,
+            attempt,
+            sandbox: &sandbox,
+            ips: &place.ips,
+            target: place.target.as_deref(),
+        };
+        let config = tokio::select! {
+            biased;
+            () = give_up.cancelled() => return Outcome::GivenUp { name },
+            config = self.shared.means.container(making) => config,
+        };
+        let config = match config {
+            Ok(config) => config,
+            Err(refusal) => return self.not_started(name, refusal),
+        };
+        match self.make(&name, config, sandbox, place.sandbox).await {
+            Ok(_) => Outcome::Started { name, result: Ok(()) },
+            Err(refusal) => self.not_started(name, refusal),
+        }
+    }
+
+    async fn make(
+        &self,
+        name: &str,
+        config: v1::ContainerConfig,
+        sandbox_config: v1::PodSandboxConfig,
+        pod_sandbox_id: String,
+    ) -> Result<String, Refusal> {
+        let runtime = &self.shared.runtime;
+        if let Some((folder, _)) = config.log_path.rsplit_once('/') {
+            let logs = log_dir(&self.shared.options.logs, &self.pod.key(), &self.uid).join(folder);
+            std::fs::create_dir_all(&logs)
+                .map_err(|e| Refusal::new("CreateContainerError", format!("log folder {}: {e}", logs.display())))?;
+        }
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id,
+            config: Some(config),
+            sandbox_config: Some(sandbox_config),
+        };
+        let made = runtime.create_container(request).await;
+        let container_id = made.map_err(|e| refused("CreateContainerError", &e))?.container_id;
+        self.shared.owns(&self.uid, &container_id);
+        self.tell_of(name, Tone::Normal, "Created", format!("Created container: {name}"));
+        let request = v1::StartContainerRequest {
+            container_id: container_id.clone(),
+        };
+        let started = runtime.start_container(request).await;
+        started.map_err(|e| refused("RunContainerError", &e))?;
+        self.tell_of(name, Tone::Normal, "Started", format!("Started container {name}"));
+        Ok(container_id)
+    }
+
+    fn not_started(&self, name: String, refusal: Refusal) -> Outcome {
+        if !refusal.told {
+            self.tell_of(&name, Tone::Warning, "Failed", format!("Error: {}", refusal.message));
+        }
+        let result = Err(refusal);
+        Outcome::Started { name, result }
+    }
+
+    /// Stops a container. `deadline`: milliseconds since 1970. `again`: it is being stopped already, with more time.
+    pub(super) async fn stop(
+        self,
+        id: String,
+        name: String,
+        deadline: u64,
+        message: String,
+        again: bool,
+        replaced: CancellationToken,
+    ) -> Outcome {
+        if !again {
+            self.tell_of(&name, Tone::Normal, "Killing", message);
+        }
+        let left = deadline.saturating_sub(self.shared.now()).div_ceil(1000).max(MIN_GRACE);
+        let request = v1::StopContainerRequest {
+            container_id: id.clone(),
+            timeout: i64::try_from(left).unwrap_or(i64::MAX),
+        };
+        let stopped = tokio::select! {
+            biased;
+            () = replaced.cancelled() => return Outcome::Replaced,
+            stopped = self.shared.runtime.stop_container(request) => stopped,
+        };
+        if let Err(e) = stopped
+            && !e.is_not_found()
+        {
+            tracing::warn!(pod = %self.pod.key(), container = name, error = %e, "A container cannot be stopped.");
+            // Not at once again.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Outcome::Stopped { id }
+    }
+
+    /// Stops a sandbox and takes its network down.
+    pub(super) async fn stop_sandbox(self, id: String) -> Outcome {
+        let request = v1::StopPodSandboxRequest {
+            pod_sandbox_id: id.clone(),
+        };
+        let stopped = self.shared.runtime.stop_pod_sandbox(request).await;
+        let ok = self.done("A sandbox cannot be stopped.", stopped.map(drop)).await;
+        Outcome::SandboxStopped { id, ok }
+    }
+
+    /// Removes a sandbox.
+    pub(super) async fn remove_sandbox(self, id: String) -> Outcome {
+        let request = v1::RemovePodSandboxRequest {
+            pod_sandbox_id: id.clone(),
+        };
+        let removed = self.shared.runtime.remove_pod_sandbox(request).await;
+        let ok = self.done("A sandbox cannot be removed.", removed.map(drop)).await;
+        Outcome::Removed { id, ok }
+    }
+
+    /// Removes a container and its log.
+    pub(super) async fn remove_container(self, id: String, log_path: String) -> Outcome {
+        let request = v1::RemoveContainerRequest {
+            container_id: id.clone(),
+        };
+        let removed = self.shared.runtime.remove_container(request).await;
+        let ok = self.done("A container cannot be removed.", removed.map(drop)).await;
+        if ok {
+            super::clean::log_files(&self.shared.options.logs, &log_path);
+        }
+        Outcome::Removed { id, ok }
+    }
+
+    /// Whether it is done: what is not there any more counts. A failure is told and takes a moment, so that it is not tried at once again.
+    async fn done(&self, what: &'static str, result: Result<(), CriError>) -> bool {
+        match result {
+            Ok(()) => true,
+            Err(e) if e.is_not_found() => true,
+            Err(e) => {
+                tracing::warn!(pod = %self.pod.key(), error = %e, "{what}");
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                false
+            }
+        }
+    }
+
+    /// Takes volumes and folders away.
+    pub(super) async fn tear_down(self) -> Outcome {
+        let ok = self.shared.means.tear_down(&self.uid).await;
+        if !ok {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        Outcome::TornDown(ok)
+    }
+
+    /// Brings the contents of volumes up to date.
+    pub(super) async fn refresh(self) -> Outcome {
+        self.shared.means.refresh(&self.pod).await;
+        Outcome::Refreshed
+    }
+}
+
+fn refused(reason: &str, error: &CriError) -> Refusal {
+    let mut refusal = Refusal::new(reason, error.to_string());
+    if error.why() == Why::Unreachable {
+        // Nobody's fault: it is tried again as soon as the runtime is back.
+        refusal.after = Some(Duration::from_secs(1));
+        refusal.told = true;
+    }
+    refusal
+}

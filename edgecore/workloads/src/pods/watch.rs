@@ -1,0 +1,268 @@
+//! Follows the store and the runtime, and wakes the tasks that a change concerns. Decides nothing about a pod.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri::{CriError, Events, Why, v1};
+use daemon::drain::Drain;
+use metastore::store::{Event, EventKind, Tapped};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::observed::State;
+use super::status::Place;
+use super::worker::Worker;
+use super::{Shared, Task, labels, lock};
+use crate::cluster::{CONFIG_MAPS, Key, PODS, SECRETS};
+
+/// How often everything is listed though events come, in case one was lost.
+const SAFETY: Duration = Duration::from_secs(60);
+/// How often when the runtime tells no events.
+const POLL: Duration = Duration::from_secs(1);
+/// How often a runtime is tried that does not answer.
+const TRY: Duration = Duration::from_secs(1);
+/// After a stream of events was asked for: when it is surely open.
+const OPEN: Duration = Duration::from_secs(2);
+
+/// How it stands with the runtime.
+enum Link {
+    /// It does not answer.
+    Down,
+    /// It tells what happens.
+    Events(Box<Events>),
+    /// It must be asked.
+    Silent,
+}
+
+pub(super) async fn run(shared: &Arc<Shared>, drain: Drain) {
+    let mut tap = shared.cluster.store().tap(|event| {
+        let key = &event.object.key;
+        PODS.is_of(key) || CONFIG_MAPS.is_of(key) || SECRETS.is_of(key)
+    });
+    let mut link = Link::Down;
+    let mut look_at = Instant::now();
+    all_pods(shared, &drain);
+    loop {
+        tokio::select! {
+            biased;
+            () = drain.stopping() => return,
+            tapped = tap.next() => match tapped {
+                Tapped::Event(event) => note(shared, &event, &drain),
+                Tapped::Missed => all_pods(shared, &drain),
+                Tapped::Closed => return,
+            },
+            happened = next(&mut link) => match happened {
+                Ok(happened) => happened_to(shared, &happened.id),
+                Err(e) if e.why() == Why::Unimplemented => {
+                    tracing::info!("The container runtime tells no events: it is asked every second.");
+                    link = Link::Silent;
+                    look_at = Instant::now() + POLL;
+                }
+                Err(e) => {
+                    tracing::warn!(error = %e, "The container runtime went away. Containers go on.");
+                    link = Link::Down;
+                    look_at = Instant::now() + TRY;
+                }
+            },
+            () = tokio::time::sleep_until(look_at) => {
+                let back = matches!(link, Link::Down);
+                look_at = match list(shared, &drain, back).await {
+                    Err(e) => {
+                        if !back {
+                            tracing::warn!(error = %e, "The container runtime does not answer.");
+                        }
+                        link = Link::Down;
+                        Instant::now() + TRY
+                    }
+                    Ok(()) if back => {
+                        link = Link::Events(Box::new(shared.runtime.events()));
+                        Instant::now() + OPEN
+                    }
+                    Ok(()) => Instant::now() + if matches!(link, Link::Silent) { POLL } else { SAFETY },
+                };
+            }
+        }
+    }
+}
+
+async fn next(link: &mut Link) -> Result<cri::Happened, CriError> {
+    match link {
+        Link::Events(events) => events.next().await,
+        Link::Down | Link::Silent => std::future::pending().await,
+    }
+}
+
+fn happened_to(shared: &Shared, id: &str) {
+    let tasks = lock(&shared.tasks);
+    let owner = tasks.owners.get(id).and_then(|uid| tasks.by_uid.get(uid)).cloned();
+    drop(tasks);
+    if let Some(task) = owner {
+        task.tell(|inbox| {
+            if !inbox.ids.iter().any(|known| known == id) {
+                inbox.ids.push(id.to_owned());
+            }
+        });
+    }
+}
+
+/// Makes sure that every pod of this node has a task.
+fn all_pods(shared: &Arc<Shared>, drain: &Drain) {
+    match shared.cluster.list(PODS, None) {
+        Ok(pods) => {
+            for pod in pods {
+                wanted(shared, &pod, drain);
+            }
+        }
+        Err(e) => tracing::warn!(error = %e, "Pods cannot be listed."),
+    }
+}
+
+fn note(shared: &Arc<Shared>, event: &Event, drain: &Drain) {
+    let key = &event.object.key;
+    if !PODS.is_of(key) {
+        let object = Key::new(key.namespace.clone(), key.name.clone());
+        let secret = SECRETS.is_of(key);
+        for uid in shared.means.concerned(secret, &object) {
+            let task = lock(&shared.tasks).by_uid.get(uid.as_str()).cloned();
+            if let Some(task) = task {
+                task.tell(|inbox| inbox.files = true);
+            }
+        }
+        return;
+    }
+    let Ok(pod) = event.object.value() else { return };
+    if event.kind != EventKind::Deleted {
+        wanted(shared, &pod, drain);
+        return;
+    }
+    let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
+    let task = lock(&shared.tasks).by_uid.get(uid).cloned();
+    if let Some(task) = task {
+        task.tell(|inbox| {
+            inbox.pod = true;
+            inbox.last = Some(pod);
+        });
+    }
+}
+
+/// The store holds this pod: its task is told, or made.
+fn wanted(shared: &Arc<Shared>, pod: &Value, drain: &Drain) {
+    let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
+    if uid.is_empty() || pod["spec"]["nodeName"] != *shared.options.node {
+        return;
+    }
+    let task = lock(&shared.tasks).by_uid.get(uid).cloned();
+    match task {
+        Some(task) => task.tell(|inbox| inbox.pod = true),
+        None => begin(shared, uid, Key::of(pod), None, drain),
+    }
+}
+
+fn begin(shared: &Arc<Shared>, uid: &str, key: Key, last: Option<Value>, drain: &Drain) {
+    let uid: Arc<str> = uid.into();
+    let task = Arc::new(Task {
+        uid: Arc::clone(&uid),
+        key,
+        inbox: Default::default(),
+        wake: Notify::new(),
+        seen: Default::default(),
+    });
+    lock(&shared.tasks).by_uid.insert(uid, Arc::clone(&task));
+    let worker = Worker::new(Arc::clone(shared), task, last);
+    drop(drain.spawn(worker.run(drain.clone())));
+}
+
+/// What the runtime has of one pod, as its lists tell.
+#[derive(Default)]
+struct Listed {
+    key: Option<Key>,
+    view: Vec<(String, u8)>,
+    containers: Vec<String>,
+    /// Seconds.
+    grace: Option<i64>,
+}
+
+/// Lists everything of this node. Tasks whose view differs look for themselves, all of them when the runtime is `back`; what no pod of the store
+/// wants is ended.
+async fn list(shared: &Arc<Shared>, drain: &Drain, back: bool) -> Result<(), CriError> {
+    let (sandboxes, containers) = labels::filters(&shared.options.node, None);
+    let sandboxes = shared.runtime.list_pod_sandboxes(sandboxes).await?;
+    let containers = shared.runtime.list_containers(containers).await?;
+    let mut pods: BTreeMap<String, Listed> = BTreeMap::new();
+    let said = |labels: &BTreeMap<String, String>, key: &str| labels.get(key).cloned().unwrap_or_default();
+    for sandbox in sandboxes {
+        let listed = pods.entry(said(&sandbox.labels, labels::POD_UID)).or_default();
+        let name = said(&sandbox.labels, labels::POD_NAME);
+        listed.key = Some(Key::new(said(&sandbox.labels, labels::POD_NAMESPACE), name));
+        let ready = sandbox.state == v1::PodSandboxState::SandboxReady as i32;
+        listed.view.push((sandbox.id, u8::from(ready)));
+    }
+    for container in containers {
+        let listed = pods.entry(said(&container.labels, labels::POD_UID)).or_default();
+        let name = said(&container.labels, labels::POD_NAME);
+        listed.key = Some(Key::new(said(&container.labels, labels::POD_NAMESPACE), name));
+        listed.containers.push(said(&container.labels, labels::CONTAINER_NAME));
+        listed.grace = container
+            .annotations
+            .get(labels::GRACE)
+            .and_then(|g| g.parse().ok())
+            .or(listed.grace);
+        listed.view.push((container.id, State::of(container.state) as u8));
+    }
+    let tasks: Vec<_> = lock(&shared.tasks).by_uid.values().cloned().collect();
+    for task in tasks {
+        let mut view = pods.remove(&*task.uid).unwrap_or_default().view;
+        view.sort_unstable();
+        let view: Vec<(&str, u8)> = view.iter().map(|(id, state)| (id.as_str(), *state)).collect();
+        if back || lock(&task.seen).view != crate::time::fingerprint(&view) {
+            task.tell(|inbox| inbox.relist = true);
+        }
+    }
+    for (uid, listed) in pods {
+        orphan(shared, &uid, listed, drain);
+    }
+    Ok(())
+}
+
+/// The runtime has something of a pod without a task: it is ended, as gently as its records allow.
+fn orphan(shared: &Arc<Shared>, uid: &str, listed: Listed, drain: &Drain) {
+    let Some(key) = listed.key.filter(|_| !uid.is_empty()) else {
+        return;
+    };
+    let held = shared.cluster.get(PODS, &key);
+    let wanted = held
+        .as_ref()
+        .map_or(true, |pod| pod.as_ref().is_some_and(|p| p["metadata"]["uid"] == uid));
+    if wanted || !shared.options.trust_store {
+        return;
+    }
+    tracing::info!(pod = %key, uid, "The store does not want this pod any more: it is ended.");
+    let containers: Vec<Value> = listed.containers.iter().map(|name| json!({"name": name})).collect();
+    let last = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": &*key.name, "namespace": &*key.namespace, "uid": uid},
+        "spec": {"containers": containers, "terminationGracePeriodSeconds": listed.grace.unwrap_or(30)},
+    });
+    begin(shared, uid, key, Some(last), drain);
+}
+
+impl Shared {
+    /// What statuses need to know of the machine.
+    pub(super) fn place(&self) -> Place {
+        Place {
+            host_ips: self.options.host_ips.clone(),
+        }
+    }
+
+    /// A task has ended.
+    pub(super) fn forget(&self, task: &Arc<Task>) {
+        let mut tasks = lock(&self.tasks);
+        if tasks.by_uid.get(&task.uid).is_some_and(|t| Arc::ptr_eq(t, task)) {
+            tasks.by_uid.remove(&task.uid);
+        }
+        tasks.owners.retain(|_, owner| *owner != task.uid);
+    }
+}

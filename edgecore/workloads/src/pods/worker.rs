@@ -1,0 +1,563 @@
+//! The task of one pod: it looks, plans, writes the status, acts, and waits for something to happen.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri::CriError;
+use daemon::drain::Drain;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use metastore::api::{DeleteOptions, Status};
+use metastore::store::{Object, ObjectKey};
+use serde_json::Value;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::memory::{Memory, Said};
+use super::observed::{Observed, State};
+use super::ops::{Hands, Outcome, Where};
+use super::plan::{Action, Goal, Look, Plan};
+use super::{Inbox, Running, RunningContainer, Shared, Task, lock, log_dir, look, plan, status};
+use crate::cluster::PODS;
+use crate::events::Tone;
+use crate::pod::Pod;
+
+/// How long a status waits to be written while something is under way that will change it again.
+const SETTLES: Duration = Duration::from_millis(250);
+/// How long after a failed try the next one comes, when nobody says, in milliseconds: doubled up to the second.
+const RETRY: u64 = 1000;
+const RETRY_MOST: u64 = 10_000;
+
+type Op = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// See the module.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    task: Arc<Task>,
+    memory: Memory,
+    observed: Observed,
+    /// The runtime has been looked at.
+    known: bool,
+    ops: FuturesUnordered<Op>,
+    /// Gives up starts (by name) and stops (by id).
+    tokens: BTreeMap<String, CancellationToken>,
+    /// The object as it was last.
+    last: Option<Value>,
+    /// Since when the stored status is not what it should be.
+    unwritten: Option<Instant>,
+    /// Fingerprint of the status that was written last, and the version that this made.
+    written: (u64, String),
+    /// Containers whose back-off has been told of.
+    told: BTreeMap<String, u32>,
+}
+
+impl Worker {
+    /// `last`: the object, for a pod that the store does not hold.
+    pub(super) fn new(shared: Arc<Shared>, task: Arc<Task>, last: Option<Value>) -> Self {
+        Self {
+            shared,
+            task,
+            memory: Memory::default(),
+            observed: Observed::default(),
+            known: false,
+            ops: FuturesUnordered::new(),
+            tokens: BTreeMap::new(),
+            last,
+            unwritten: None,
+            written: (0, String::new()),
+            told: BTreeMap::new(),
+        }
+    }
+
+    /// Until nothing is left of the pod, or the drain begins.
+    pub(super) async fn run(mut self, drain: Drain) {
+        loop {
+            let inbox = std::mem::take(&mut *lock(&self.task.inbox));
+            let wake = tokio::select! {
+                biased;
+                () = drain.stopping() => return,
+                wake = self.step(inbox) => match wake {
+                    Some(wake) => wake,
+                    None => break,
+                },
+            };
+            tokio::select! {
+                biased;
+                () = drain.stopping() => return,
+                () = self.task.wake.notified() => {}
+                Some(outcome) = self.ops.next(), if !self.ops.is_empty() => self.settle(outcome).await,
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+        self.shared.forget(&self.task);
+    }
+
+    /// One look. When to look again at the latest; `None`: nothing is left of the pod.
+    async fn step(&mut self, inbox: Inbox) -> Option<Instant> {
+        let now = Instant::now();
+        if let Err(e) = self.hear(inbox).await {
+            tracing::debug!(pod = %self.task.key, error = %e, "The runtime cannot be looked at.");
+            self.known = false;
+            // Sooner when the runtime is back: then every task is told.
+            return Some(now + Duration::from_secs(5));
+        }
+        self.publish();
+        let Some(pod) = self.load() else {
+            // Nobody knows what it was; what the runtime has of it is an orphan and comes with its labels.
+            return None;
+        };
+        let pod = Arc::new(pod);
+        let wall = self.shared.now();
+        let look = Look {
+            pod: &pod,
+            observed: &self.observed,
+            memory: &self.memory,
+            now: wall,
+        };
+        let plan = plan::plan(look);
+        if plan.goal != Goal::Run && self.memory.ending_since.is_none() {
+            self.memory.ending_since = Some(wall);
+            return Some(now);
+        }
+        let last = plan.actions.contains(&Action::Delete);
+        let due = self.write(&pod, &plan, last).await;
+        if last && self.delete().await {
+            super::clean::log_folder(&log_dir(&self.shared.options.logs, &self.task.key, &self.task.uid));
+            return None;
+        }
+        self.tell(&pod, &plan);
+        let hands = Hands {
+            shared: Arc::clone(&self.shared),
+            uid: Arc::clone(&self.task.uid),
+            about: Arc::new(self.last.as_ref().map(Shared::about).unwrap_or_default()),
+            pod,
+        };
+        for action in plan.actions {
+            self.act(&hands, action);
+        }
+        let wake = plan
+            .wake_at
+            .map(|at| now + Duration::from_millis(at.saturating_sub(wall)));
+        let far = now + Duration::from_secs(3600);
+        Some([wake, due].into_iter().flatten().min().unwrap_or(far))
+    }
+
+    /// Takes in what was told, and looks at what it names.
+    async fn hear(&mut self, inbox: Inbox) -> Result<(), CriError> {
+        if let Some(verdict) = inbox.verdict {
+            self.memory.verdict.get_or_insert(verdict);
+        }
+        if let Some(last) = inbox.last {
+            self.last = Some(last);
+        }
+        if inbox.files && !self.memory.torn_down {
+            self.refresh_files();
+        }
+        if inbox.relist || !self.known {
+            self.relist().await?;
+            return Ok(());
+        }
+        for id in inbox.ids {
+            self.refresh(&id).await?;
+        }
+        Ok(())
+    }
+
+    async fn relist(&mut self) -> Result<(), CriError> {
+        let observed = look::all(&self.shared, &self.task.uid, &self.observed).await?;
+        for id in ids(&self.observed).filter(|id| !ids(&observed).any(|other| other == *id)) {
+            self.shared.disowns(id);
+        }
+        for id in ids(&observed) {
+            self.shared.owns(&self.task.uid, id);
+        }
+        for seen in &observed.containers {
+            self.memory.note(seen);
+        }
+        self.observed = observed;
+        self.known = true;
+        Ok(())
+    }
+
+    /// One container or sandbox.
+    async fn refresh(&mut self, id: &str) -> Result<(), CriError> {
+        if let Some(before) = self.observed.container(id) {
+            let sandbox = before.sandbox.clone();
+            return match look::container(&self.shared, id, &sandbox).await? {
+                Some(seen) => {
+                    self.memory.note(&seen);
+                    self.observed.put(seen);
+                    Ok(())
+                }
+                None => self.relist().await,
+            };
+        }
+        match look::sandbox(&self.shared, id).await? {
+            Some(sandbox) if self.observed.sandboxes.iter().any(|s| s.id == id) => self.observed.put_sandbox(sandbox),
+            _ => self.relist().await?,
+        }
+        Ok(())
+    }
+
+    /// What others see of the pod.
+    fn publish(&self) {
+        let running = self.observed.sandboxes.first().map(|sandbox| {
+            let mut containers: Vec<RunningContainer> = Vec::new();
+            for seen in &self.observed.containers {
+                if !containers.iter().any(|c| c.name == seen.name) {
+                    containers.push(RunningContainer {
+                        name: seen.name.clone(),
+                        id: seen.id.clone(),
+                        attempt: seen.attempt,
+                        state: seen.state,
+                        log_path: seen.log_path.clone().into(),
+                    });
+                }
+            }
+            Running {
+                pod: self.task.key.clone(),
+                uid: self.task.uid.to_string(),
+                sandbox: sandbox.id.clone(),
+                ips: sandbox.ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
+                containers,
+            }
+        });
+        let mut view: Vec<(&str, u8)> = Vec::new();
+        view.extend(
+            self.observed
+                .sandboxes
+                .iter()
+                .map(|s| (s.id.as_str(), u8::from(s.ready))),
+        );
+        view.extend(self.observed.containers.iter().map(|c| (c.id.as_str(), c.state as u8)));
+        view.sort_unstable();
+        let mut seen = lock(&self.task.seen);
+        seen.running = running;
+        seen.view = crate::time::fingerprint(&view);
+    }
+
+    /// The pod as the store has it; as it was last, and to be ended, when the store has it no more.
+    fn load(&mut self) -> Option<Pod> {
+        let key = &self.task.key;
+        let place = ObjectKey::new(
+            PODS.group,
+            PODS.plural,
+            Arc::clone(&key.namespace),
+            Arc::clone(&key.name),
+        );
+        let stored = match self.shared.cluster.store().get(&place) {
+            Ok(found) => found.as_ref().and_then(|object: &Object| object.value().ok()),
+            // Not readable now: as it was.
+            Err(e) => {
+                tracing::warn!(pod = %key, error = %e, "A Pod cannot be read.");
+                return self.last.clone().and_then(|last| Pod::read(last).ok());
+            }
+        };
+        let ours = stored.filter(|object| object["metadata"]["uid"] == *self.task.uid);
+        self.memory.absent = ours.is_none();
+        if let Some(object) = ours {
+            self.last = Some(object);
+        }
+        let object = self.last.clone()?;
+        let mut pod = match Pod::read(object) {
+            Ok(pod) => pod,
+            Err(e) => {
+                tracing::warn!(pod = %key, error = %e, "A Pod is not as the API lets it in.");
+                return None;
+            }
+        };
+        if self.memory.absent && !pod.is_terminating() {
+            let since = *self.memory.ending_since.get_or_insert_with(|| self.shared.now());
+            let grace = pod.spec.termination_grace_period_seconds.unwrap_or(30).max(0);
+            pod.metadata.deletion_timestamp = Some(crate::time::stamp(since + grace.unsigned_abs() * 1000));
+            pod.metadata.deletion_grace_period_seconds = Some(grace);
+        }
+        Some(pod)
+    }
+
+    /// Writes the status when it is not what it should be. When it is due, if it waits.
+    async fn write(&mut self, pod: &Pod, plan: &Plan, last: bool) -> Option<Instant> {
+        if self.memory.absent {
+            return None;
+        }
+        let look = Look {
+            pod,
+            observed: &self.observed,
+            memory: &self.memory,
+            now: self.shared.now(),
+        };
+        let new = status::status(look, plan, &self.shared.place());
+        let version = self
+            .last
+            .as_ref()
+            .and_then(|o| o["metadata"]["resourceVersion"].as_str())
+            .unwrap_or_default();
+        let print = crate::time::fingerprint(&new.to_string());
+        if new == pod.status || (self.written.0 == print && self.written.1 == version) {
+            self.unwritten = None;
+            return None;
+        }
+        let since = *self.unwritten.get_or_insert_with(Instant::now);
+        let settling = !self.memory.busy.is_idle() || plan.actions.iter().any(changes_soon);
+        if settling && !last && since.elapsed() < SETTLES {
+            return Some(since + SETTLES);
+        }
+        let uid = Arc::clone(&self.task.uid);
+        let change = |object: &mut Value| {
+            if object["metadata"]["uid"] != *uid {
+                return Err(gone());
+            }
+            status::merge(object, new.clone());
+            Ok(())
+        };
+        match self.shared.cluster.modify_status(PODS, &self.task.key, change).await {
+            Ok(object) => {
+                let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+                self.written = (print, version.to_owned());
+                self.last = Some(object);
+                self.unwritten = None;
+                None
+            }
+            Err(e) if e.code == 404 => {
+                self.task.tell(|inbox| inbox.pod = true);
+                None
+            }
+            Err(e) => {
+                tracing::warn!(pod = %self.task.key, error = %e, "The status of a Pod cannot be written.");
+                Some(Instant::now() + Duration::from_secs(2))
+            }
+        }
+    }
+
+    /// Removes the object. Whether it is gone.
+    async fn delete(&mut self) -> bool {
+        if self.memory.absent {
+            return true;
+        }
+        let options = DeleteOptions {
+            uid: Some(self.task.uid.to_string()),
+            grace: Some(0),
+            ..DeleteOptions::default()
+        };
+        match self.shared.cluster.delete(PODS, &self.task.key, &options).await {
+            Ok(_) => true,
+            // Another pod has its name by now.
+            Err(e) if e.code == 409 => true,
+            Err(e) => {
+                tracing::warn!(pod = %self.task.key, error = %e, "A Pod that ended cannot be deleted.");
+                false
+            }
+        }
+    }
+
+    /// Tells of containers that wait to be restarted, once for each wait.
+    fn tell(&mut self, pod: &Pod, plan: &Plan) {
+        for (name, _) in &plan.backing_off {
+            let Some(seen) = self.observed.latest(name) else {
+                continue;
+            };
+            if self.told.get(name) == Some(&seen.attempt) {
+                continue;
+            }
+            self.told.insert(name.clone(), seen.attempt);
+            let m = &pod.metadata;
+            let message = format!(
+                "Back-off restarting failed container {name} in pod {}_{}({})",
+                m.name, m.namespace, m.uid
+            );
+            let about = self.last.as_ref().map(Shared::about).unwrap_or_default();
+            let field = format!("spec.containers{{{name}}}");
+            let recorder = &self.shared.recorder;
+            recorder.tell_field(&about, &field, Tone::Warning, "BackOff", message);
+        }
+    }
+
+    /// Sets an action going.
+    fn act(&mut self, hands: &Hands, action: Action) {
+        let busy = &mut self.memory.busy;
+        let hands = hands.clone();
+        let op: Op = match action {
+            Action::RunSandbox { attempt } => {
+                busy.sandbox = true;
+                // Its end frees them again.
+                self.memory.torn_down = false;
+                Box::pin(hands.sandbox(attempt))
+            }
+            Action::StopSandbox { id } => {
+                busy.ids.insert(id.clone());
+                Box::pin(hands.stop_sandbox(id))
+            }
+            Action::RemoveSandbox { id } => {
+                busy.ids.insert(id.clone());
+                Box::pin(hands.remove_sandbox(id))
+            }
+            Action::Start { name, attempt, sandbox } => {
+                let Some(found) = self.observed.sandboxes.iter().find(|s| s.id == sandbox) else {
+                    return;
+                };
+                let target = hands.pod.container(&name).map(|c| c.target_container_name.clone());
+                let target = target
+                    .and_then(|t| self.observed.latest(&t))
+                    .filter(|s| s.state == State::Running);
+                let place = Where {
+                    attempt: found.attempt,
+                    ips: found.ips.clone(),
+                    target: target.map(|s| s.id.clone()),
+                    sandbox,
+                };
+                busy.starts.insert(name.clone());
+                let token = CancellationToken::new();
+                self.tokens.insert(name.clone(), token.clone());
+                Box::pin(hands.start(name, attempt, place, token))
+            }
+            Action::Stop {
+                id,
+                name,
+                deadline,
+                message,
+            } => {
+                let again = !busy.ids.insert(id.clone());
+                busy.stops.insert(id.clone(), deadline);
+                let token = CancellationToken::new();
+                if let Some(before) = self.tokens.insert(id.clone(), token.clone()) {
+                    before.cancel();
+                }
+                Box::pin(hands.stop(id, name, deadline, message, again, token))
+            }
+            Action::RemoveContainer { id } => {
+                busy.ids.insert(id.clone());
+                let log = self
+                    .observed
+                    .container(&id)
+                    .map(|c| c.log_path.clone())
+                    .unwrap_or_default();
+                Box::pin(hands.remove_container(id, log))
+            }
+            Action::GiveUp { name } => {
+                if let Some(token) = self.tokens.get(&name) {
+                    token.cancel();
+                }
+                return;
+            }
+            Action::TearDown => {
+                busy.volumes = true;
+                Box::pin(hands.tear_down())
+            }
+            Action::Delete => return,
+        };
+        self.ops.push(op);
+    }
+
+    fn refresh_files(&mut self) {
+        if let Some(pod) = self.last.clone().and_then(|last| Pod::read(last).ok()) {
+            let hands = Hands {
+                shared: Arc::clone(&self.shared),
+                uid: Arc::clone(&self.task.uid),
+                about: Arc::new(Value::Null),
+                pod: Arc::new(pod),
+            };
+            self.ops.push(Box::pin(hands.refresh()));
+        }
+    }
+
+    /// Takes in how an action went.
+    async fn settle(&mut self, outcome: Outcome) {
+        let busy = &mut self.memory.busy;
+        let now = self.shared.now();
+        match outcome {
+            Outcome::Sandbox(result) => {
+                busy.sandbox = false;
+                self.memory.sandbox_refused = result.err().map(|refusal| {
+                    let times = self.memory.sandbox_refused.as_ref().map_or(0, |r| r.times);
+                    let wait = refusal.after.map_or_else(|| retry(times), millis);
+                    super::memory::Refused {
+                        reason: refusal.reason,
+                        message: refusal.message,
+                        retry_at: now + wait,
+                        times: times + 1,
+                    }
+                });
+                self.stale().await;
+            }
+            Outcome::Started { name, result } => {
+                busy.starts.remove(&name);
+                self.tokens.remove(&name);
+                match result {
+                    Ok(()) => {
+                        self.memory.refused.remove(&name);
+                    }
+                    Err(refusal) => {
+                        let times = self.memory.refused.get(&name).map_or(0, |r| r.times);
+                        let wait = refusal.after.map_or_else(|| retry(times), millis);
+                        self.memory.refuse(&name, refusal.reason, refusal.message, now + wait);
+                    }
+                }
+                self.stale().await;
+            }
+            Outcome::GivenUp { name } => {
+                busy.starts.remove(&name);
+                self.tokens.remove(&name);
+            }
+            Outcome::Stopped { id } => {
+                busy.ids.remove(&id);
+                busy.stops.remove(&id);
+                self.tokens.remove(&id);
+                if self.refresh(&id).await.is_err() {
+                    self.known = false;
+                }
+            }
+            Outcome::Replaced | Outcome::Refreshed => {}
+            Outcome::SandboxStopped { id, ok } => {
+                busy.ids.remove(&id);
+                if ok {
+                    self.memory.stopped.insert(id);
+                }
+                self.stale().await;
+            }
+            Outcome::Removed { id, ok } => {
+                busy.ids.remove(&id);
+                if ok {
+                    self.memory.stopped.remove(&id);
+                    self.memory.said.remove(&id);
+                }
+                self.stale().await;
+            }
+            Outcome::TornDown(ok) => {
+                busy.volumes = false;
+                self.memory.torn_down = ok;
+            }
+        }
+    }
+
+    /// What is known of the runtime is out of date.
+    async fn stale(&mut self) {
+        if let Err(e) = self.relist().await {
+            tracing::debug!(pod = %self.task.key, error = %e, "The runtime cannot be looked at.");
+            self.known = false;
+        }
+    }
+}
+
+fn ids(observed: &Observed) -> impl Iterator<Item = &String> {
+    let sandboxes = observed.sandboxes.iter().map(|s| &s.id);
+    sandboxes.chain(observed.containers.iter().map(|c| &c.id))
+}
+
+/// Whether the status will be another one soon.
+const fn changes_soon(action: &Action) -> bool {
+    matches!(action, Action::RunSandbox { .. } | Action::Start { .. })
+}
+
+fn retry(times: u32) -> u64 {
+    (RETRY << times.min(8)).min(RETRY_MOST)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn gone() -> Status {
+    Status::not_found("", "pods", "another Pod has the name")
+}

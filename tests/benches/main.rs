@@ -12,6 +12,7 @@ mod latency;
 mod process;
 mod report;
 mod size;
+mod workloads;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,7 +28,7 @@ pub(crate) struct Plan {
 }
 
 /// The groups, in the order they run.
-const GROUPS: [&str; 7] = ["size", "edge", "latency", "rate", "idle", "api", "fleet"];
+const GROUPS: [&str; 8] = ["size", "edge", "latency", "rate", "idle", "api", "workloads", "fleet"];
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -140,6 +141,9 @@ fn run(asked: Asked) -> anyhow::Result<()> {
         }
         if wants("api") {
             group("api", api::run(&mut report, plan).await);
+        }
+        if wants("workloads") {
+            group("workloads", workloads::run(&mut report, plan));
         }
         if wants("fleet") {
             group("fleet", fleet::run(&mut report, plan).await);

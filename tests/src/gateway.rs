@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::objects::Objects;
@@ -45,18 +46,22 @@ pub struct Gateway {
 impl Gateway {
     /// One that never saw a hub.
     pub async fn alone() -> Self {
-        Self::on(Machine::start().await, &[]).await
+        Self::on(Machine::start().await, Value::Null).await
     }
 
-    /// One without a hub on a machine that is there, with settings (`EDGECORE__…`) of its own.
+    /// One without a hub on a machine that is there, with settings of its own about containers.
     ///
     /// # Panics
     /// When it does not start.
-    pub async fn on(machine: Machine, settings: &[(&str, &str)]) -> Self {
+    pub async fn on(machine: Machine, mut settings: Value) -> Self {
         daemon::tls::install_provider();
         let folder = machine.folder().join("gateway");
-        std::fs::create_dir_all(folder.join("etc")).expect("the machine's folder can be written");
-        let edge = Edge::start_with(&folder, NODE, &settings_of(&machine, settings)).await;
+        let configuration = folder.join("etc");
+        std::fs::create_dir_all(&configuration).expect("the machine's folder can be written");
+        settings["runtime"] = json!(socket(&machine));
+        let whole = json!({"nodeName": NODE, "workloads": settings}).to_string();
+        std::fs::write(configuration.join("edgecore.yaml"), whole).expect("the machine's folder can be written");
+        let edge = Edge::start_with(&folder, NODE, &[]).await;
         Self::around(machine, edge, None).await
     }
 
@@ -75,7 +80,8 @@ impl Gateway {
         let token = hub.token(&["--node", NODE]).await;
         let own = machine.folder().join("gateway");
         Edge::join(&own, NODE, &token).await.good();
-        let edge = Edge::start_with(&own, NODE, &settings_of(&machine, &[])).await;
+        let runtime = ("EDGECORE__WORKLOADS__RUNTIME".to_owned(), socket(&machine));
+        let edge = Edge::start_with(&own, NODE, &[runtime]).await;
         hub.until_in_sync(NODE).await;
         let through = Api::open(&hub.kubeconfig(), Some(NODE))
             .await
@@ -180,17 +186,9 @@ fn tell(kubectl: &Kubectl, arguments: &[&str]) {
     }
 }
 
-/// The agent's settings on a machine of its own: every port is the usual one.
-fn settings_of(machine: &Machine, more: &[(&str, &str)]) -> Vec<(String, String)> {
-    let mut all = vec![
-        ("EDGECORE__NODE_NAME".to_owned(), NODE.to_owned()),
-        (
-            "EDGECORE__WORKLOADS__RUNTIME".to_owned(),
-            format!("unix://{}", machine.socket().display()),
-        ),
-    ];
-    all.extend(more.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-    all
+/// Where the agent finds the machine's runtime.
+fn socket(machine: &Machine) -> String {
+    format!("unix://{}", machine.socket().display())
 }
 
 /// Whether nothing changes for a while: for what must not happen.
@@ -210,7 +208,7 @@ pub async fn stays<T: PartialEq + std::fmt::Debug>(what: &str, moment: Duration,
 ///
 /// # Panics
 /// When the folder cannot be written.
-pub fn write_manifest(gateway: &Gateway, file: &str, manifest: &serde_json::Value) {
+pub fn write_manifest(gateway: &Gateway, file: &str, manifest: &Value) {
     let folder = gateway.edge.folder().join("etc/manifests");
     std::fs::create_dir_all(&folder).expect("the configuration's folder can be written");
     let at: &Path = &folder.join(file);

@@ -18,6 +18,7 @@ pub mod fleet;
 pub mod gateway;
 pub mod mqtt_wire;
 pub mod objects;
+pub mod registry;
 pub mod runtime;
 mod strangers;
 

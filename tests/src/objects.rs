@@ -221,7 +221,9 @@ pub fn idle() -> Value {
 
 /// A container that answers HTTP on port 8080 with its pod's name, and stops when asked.
 pub fn web() -> Value {
-    let mut web = container("mkdir -p /www && hostname > /www/index.html && exec httpd -f -p 8080 -h /www");
+    let mut web = container(
+        "mkdir /www; hostname > /www/index.html; httpd -f -p 8080 -h /www & trap 'kill $!; exit 0' TERM; wait",
+    );
     web["ports"] = json!([{"containerPort": 8080}]);
     web["readinessProbe"] = json!({"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1});
     web

@@ -5,6 +5,7 @@
 //! so tests run beside each other and beside a runtime that the machine has already. Needs root. What a [`Machine`] made ends with it, also
 //! after a failed test; what a killed test left is taken away by the next one that starts.
 
+mod bare;
 mod remains;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use serde_json::json;
 use tokio::process::{Child, Command};
 
 use crate::{PATIENCE, checkout, clients, eventually, keep_log, run};
+pub use bare::Bare;
 use remains::Remains;
 
 /// The image that test containers run, every busybox program in it.

@@ -6,7 +6,9 @@
 //!
 //! Touches only sandboxes and containers that carry this node's label ([`labels`]).
 
+mod ask;
 mod clean;
+mod hooks;
 mod labels;
 mod look;
 mod means;
@@ -14,6 +16,7 @@ mod memory;
 mod observed;
 mod ops;
 mod plan;
+mod probe;
 mod status;
 mod watch;
 mod words;
@@ -26,7 +29,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cri::Runtime;
 use daemon::drain::Drain;
-use serde_json::Value;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::cluster::{Cluster, Key};
@@ -70,6 +72,8 @@ pub(crate) struct Shared {
     runtime: Runtime,
     means: Arc<dyn Means>,
     recorder: Recorder,
+    /// For probes of containers that speak TLS.
+    tls: ask::Tls,
     sandboxes: Semaphore,
     tasks: Mutex<Tasks>,
 }
@@ -112,7 +116,7 @@ struct Inbox {
     files: bool,
     verdict: Option<Verdict>,
     /// The object as it was when it was deleted.
-    last: Option<Value>,
+    last: Option<bytes::Bytes>,
 }
 
 /// A pod that has a sandbox.
@@ -166,6 +170,7 @@ impl Pods {
             runtime,
             means,
             recorder: recorder.of("kubelet"),
+            tls: ask::Tls::default(),
             sandboxes: Semaphore::new(SANDBOXES_AT_A_TIME),
             tasks: Mutex::default(),
         }))
@@ -236,20 +241,6 @@ impl Shared {
 
     fn disowns(&self, id: &str) {
         lock(&self.tasks).owners.remove(id);
-    }
-
-    /// What an Event is about.
-    fn about(pod: &Value) -> Value {
-        serde_json::json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {
-                "name": pod["metadata"]["name"],
-                "namespace": pod["metadata"]["namespace"],
-                "uid": pod["metadata"]["uid"],
-                "resourceVersion": pod["metadata"]["resourceVersion"],
-            },
-        })
     }
 }
 

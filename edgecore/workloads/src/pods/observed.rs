@@ -145,11 +145,6 @@ impl Observed {
         self.containers.iter().find(|c| c.name == name && c.sandbox == sandbox)
     }
 
-    /// The attempt before the newest.
-    pub(crate) fn before(&self, name: &str) -> Option<&Seen> {
-        self.containers.iter().filter(|c| c.name == name).nth(1)
-    }
-
     /// The sandbox that containers are started in: the newest, when it is ready.
     pub(crate) fn current(&self) -> Option<&Sandbox> {
         self.sandboxes.first().filter(|s| s.ready)

@@ -7,9 +7,11 @@ use cri::{CriError, Why, v1};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use super::ask::{Answer, Whom};
 use super::means::{Making, Refusal};
 use super::plan::MIN_GRACE;
-use super::{Shared, log_dir};
+use super::probe::{Due, Kind};
+use super::{Shared, hooks, log_dir};
 use crate::events::Tone;
 use crate::pod::{Container, Pod};
 
@@ -42,6 +44,11 @@ pub(super) enum Outcome {
     },
     TornDown(bool),
     Refreshed,
+    /// A probe was answered.
+    Probed {
+        due: Due,
+        answer: Answer,
+    },
 }
 
 /// What an action works with.
@@ -52,6 +59,8 @@ pub(super) struct Hands {
     pub(super) pod: Arc<Pod>,
     /// What Events are about.
     pub(super) about: Arc<Value>,
+    /// Address of the pod, empty when it has none.
+    pub(super) ip: Arc<str>,
 }
 
 /// Where a container is made.
@@ -147,10 +156,16 @@ impl Hands {
             Ok(config) => config,
             Err(refusal) => return self.not_started(name, refusal),
         };
-        match self.make(&name, config, sandbox, place.sandbox).await {
-            Ok(_) => Outcome::Started { name, result: Ok(()) },
-            Err(refusal) => self.not_started(name, refusal),
-        }
+        let id = match self.make(&name, config, sandbox, place.sandbox).await {
+            Ok(id) => id,
+            Err(refusal) => return self.not_started(name, refusal),
+        };
+        let result = tokio::select! {
+            biased;
+            () = give_up.cancelled() => Ok(()),
+            result = self.after_start(container, &id) => result,
+        };
+        Outcome::Started { name, result }
     }
 
     async fn make(
@@ -184,6 +199,83 @@ impl Hands {
         Ok(container_id)
     }
 
+    /// Runs the hook; a container whose hook failed is stopped.
+    async fn after_start(&self, container: &Container, id: &str) -> Result<(), Refusal> {
+        let Some(hook) = &container.lifecycle.post_start else {
+            return Ok(());
+        };
+        let whom = self.whom(container, id);
+        let Err(message) = hooks::run(whom, &self.pod, container, hook, hooks::LONGEST).await else {
+            return Ok(());
+        };
+        self.tell_of(
+            &container.name,
+            Tone::Warning,
+            "FailedPostStartHook",
+            "PostStartHook failed",
+        );
+        self.tell_of(&container.name, Tone::Normal, "Killing", "FailedPostStartHook");
+        let grace = self.pod.spec.termination_grace_period_seconds.unwrap_or(30);
+        let least = i64::try_from(MIN_GRACE).unwrap_or(2);
+        let request = v1::StopContainerRequest {
+            container_id: id.to_owned(),
+            timeout: grace.max(least),
+        };
+        if let Err(e) = self.shared.runtime.stop_container(request).await {
+            tracing::warn!(pod = %self.pod.key(), error = %e, "A container whose hook failed cannot be stopped.");
+        }
+        let mut refusal = Refusal::new("PostStartHookError", message);
+        refusal.told = true;
+        Err(refusal)
+    }
+
+    fn whom<'a>(&'a self, container: &'a Container, id: &'a str) -> Whom<'a> {
+        Whom {
+            runtime: &self.shared.runtime,
+            tls: &self.shared.tls,
+            id,
+            ip: &self.ip,
+            ports: &container.ports,
+        }
+    }
+
+    /// Asks what a probe asks.
+    pub(super) async fn probe(self, due: Due) -> Outcome {
+        let answer = self.ask(&due).await;
+        if let Answer::No(why) = &answer {
+            let message = format!("{} probe failed: {why}", due.kind.name());
+            self.tell_of(&due.name, Tone::Warning, "Unhealthy", message);
+        }
+        Outcome::Probed { due, answer }
+    }
+
+    async fn ask(&self, due: &Due) -> Answer {
+        let container = self.pod.container(&due.name);
+        let probe = container.and_then(|c| match due.kind {
+            Kind::Startup => c.startup_probe.as_ref(),
+            Kind::Liveness => c.liveness_probe.as_ref(),
+            Kind::Readiness => c.readiness_probe.as_ref(),
+        });
+        let (Some(container), Some(probe)) = (container, probe) else {
+            return Answer::Unknown("the pod has no such probe".to_owned());
+        };
+        let seconds = u64::from(probe.timeout_seconds.max(1));
+        let within = Duration::from_secs(seconds);
+        let whom = self.whom(container, &due.id);
+        let asks = &probe.handler;
+        if let Some(exec) = &asks.exec {
+            whom.exec(exec, seconds).await
+        } else if let Some(get) = &asks.http_get {
+            whom.http(get, within).await
+        } else if let Some(tcp) = &asks.tcp_socket {
+            whom.tcp(tcp, within).await
+        } else if let Some(grpc) = &asks.grpc {
+            whom.grpc(grpc, within).await
+        } else {
+            Answer::Unknown("the probe asks nothing".to_owned())
+        }
+    }
+
     fn not_started(&self, name: String, refusal: Refusal) -> Outcome {
         if !refusal.told {
             self.tell_of(&name, Tone::Warning, "Failed", format!("Error: {}", refusal.message));
@@ -205,15 +297,10 @@ impl Hands {
         if !again {
             self.tell_of(&name, Tone::Normal, "Killing", message);
         }
-        let left = deadline.saturating_sub(self.shared.now()).div_ceil(1000).max(MIN_GRACE);
-        let request = v1::StopContainerRequest {
-            container_id: id.clone(),
-            timeout: i64::try_from(left).unwrap_or(i64::MAX),
-        };
         let stopped = tokio::select! {
             biased;
             () = replaced.cancelled() => return Outcome::Replaced,
-            stopped = self.shared.runtime.stop_container(request) => stopped,
+            stopped = self.end(&id, &name, deadline, again) => stopped,
         };
         if let Err(e) = stopped
             && !e.is_not_found()
@@ -223,6 +310,28 @@ impl Hands {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         Outcome::Stopped { id }
+    }
+
+    /// Hook, then signal, then by force. The hook is not run again for a container that is only given less time.
+    async fn end(&self, id: &str, name: &str, deadline: u64, again: bool) -> Result<(), CriError> {
+        let left = |now: u64| deadline.saturating_sub(now).div_ceil(1000);
+        let within = left(self.shared.now());
+        let container = self.pod.container(name);
+        if let Some(container) = container.filter(|_| !again && within > 0)
+            && let Some(hook) = &container.lifecycle.pre_stop
+        {
+            let within = Duration::from_secs(within);
+            let ran = hooks::run(self.whom(container, id), &self.pod, container, hook, within);
+            if let Ok(Err(message)) = tokio::time::timeout(within, ran).await {
+                tracing::debug!(pod = %self.pod.key(), message, "A hook failed.");
+                self.tell_of(name, Tone::Warning, "FailedPreStopHook", "PreStopHook failed");
+            }
+        }
+        let request = v1::StopContainerRequest {
+            container_id: id.to_owned(),
+            timeout: i64::try_from(left(self.shared.now()).max(MIN_GRACE)).unwrap_or(i64::MAX),
+        };
+        self.shared.runtime.stop_container(request).await.map(drop)
     }
 
     /// Stops a sandbox and takes its network down.

@@ -207,3 +207,215 @@ async fn what_could_not_be_made_says_why_and_is_tried_again() {
     stage.phase("p", "Running").await;
     assert_eq!(stage.fake.sandboxes().len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn init_containers_run_one_after_another_and_sidecars_stay() {
+    let stage = Stage::new().await;
+    let ends = |code: i32| Behaviour {
+        exits: Some((Duration::from_secs(1), code)),
+        ..Behaviour::default()
+    };
+    stage.fake.behave("first", ends(0));
+    stage.fake.behave("second", ends(0));
+    stage.fake.behave("main", ends(0));
+    let spec = json!({
+        "restartPolicy": "Never",
+        "initContainers": [{"name": "first"}, {"name": "side", "restartPolicy": "Always"}, {"name": "second"}],
+        "containers": [{"name": "main"}],
+    });
+    stage.create(pod("p", spec)).await;
+    stage.phase("p", "Succeeded").await;
+    let started: Vec<String> = stage
+        .fake
+        .calls()
+        .iter()
+        .filter(|c| c.name == "start_container")
+        .map(|c| c.about.split(' ').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(started, ["first", "side", "second", "main"]);
+    let stopped = stage
+        .fake
+        .calls()
+        .iter()
+        .any(|c| c.name == "stop_container" && c.about.starts_with("side"));
+    assert!(stopped, "a sidecar does not keep a pod that is done");
+    let status = stage.status("p");
+    assert_eq!(condition(&status, "Initialized")["reason"], "PodCompleted");
+    assert_eq!(status["initContainerStatuses"][0]["ready"], true);
+    assert_eq!(
+        status["initContainerStatuses"][0]["state"]["terminated"]["reason"],
+        "Completed"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_init_container_that_fails_for_good_fails_the_pod() {
+    let stage = Stage::new().await;
+    let ends = Behaviour {
+        exits: Some((Duration::from_secs(1), 4)),
+        ..Behaviour::default()
+    };
+    stage.fake.behave("init", ends);
+    let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "init"}]});
+    stage.create(pod("p", spec)).await;
+    stage.phase("p", "Failed").await;
+    let status = stage.status("p");
+    assert_eq!(
+        status["containerStatuses"][0]["state"]["waiting"]["reason"],
+        "PodInitializing"
+    );
+    assert!(stage.fake.containers().iter().all(|c| c.name() == "init"));
+    let message = "containers with incomplete status: [init]";
+    assert_eq!(condition(&status, "Initialized")["message"], message);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_liveness_probe_that_fails_restarts_and_a_readiness_probe_unreadies() {
+    let stage = Stage::new().await;
+    let well = Arc::new(std::sync::atomic::AtomicI32::new(0));
+    let says = Arc::clone(&well);
+    let exec = move |cmd: &[String]| cri::fake::ExecResult {
+        stdout: b"sick".to_vec(),
+        code: if cmd[0] == "live" {
+            i32::from(says.load(std::sync::atomic::Ordering::Relaxed) == 2)
+        } else {
+            i32::from(says.load(std::sync::atomic::Ordering::Relaxed) != 0)
+        },
+        ..cri::fake::ExecResult::default()
+    };
+    let behaviour = Behaviour {
+        exec: Some(Arc::new(exec)),
+        ..Behaviour::default()
+    };
+    stage.fake.behave("main", behaviour);
+    let probe = |what: &str| json!({"exec": {"command": [what]}, "periodSeconds": 1, "failureThreshold": 2});
+    let spec =
+        json!({"containers": [{"name": "main", "livenessProbe": probe("live"), "readinessProbe": probe("ready")}]});
+    stage.create(pod("p", spec)).await;
+    stage.phase("p", "Running").await;
+    well.store(1, std::sync::atomic::Ordering::Relaxed);
+    stage
+        .until("it is not ready", |s| {
+            let status = s.status("p");
+            condition(&status, "Ready")["message"] == "containers with unready status: [main]"
+        })
+        .await;
+    assert_eq!(stage.fake.containers().len(), 1, "nothing was restarted");
+    well.store(2, std::sync::atomic::Ordering::Relaxed);
+    stage
+        .until("it was restarted", |s| {
+            s.fake.containers().iter().any(|c| c.attempt() == 1)
+        })
+        .await;
+    well.store(0, std::sync::atomic::Ordering::Relaxed);
+    stage.phase("p", "Running").await;
+    for (reason, message) in [
+        ("Unhealthy", "Liveness probe failed: sick"),
+        ("Unhealthy", "Readiness probe failed: sick"),
+        ("Killing", "Container main failed liveness probe, will be restarted"),
+    ] {
+        let event = (reason.to_owned(), message.to_owned());
+        stage.until(message, |s| s.told().contains(&event)).await;
+    }
+    assert_eq!(stage.status("p")["containerStatuses"][0]["restartCount"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hooks_run_after_the_start_and_before_the_end() {
+    let stage = Stage::new().await;
+    let exec = |cmd: &[String]| cri::fake::ExecResult {
+        code: i32::from(cmd[0] == "fails"),
+        ..cri::fake::ExecResult::default()
+    };
+    for name in ["main", "bad"] {
+        let behaviour = Behaviour {
+            exec: Some(Arc::new(exec)),
+            ..Behaviour::default()
+        };
+        stage.fake.behave(name, behaviour);
+    }
+    let hooks = json!({"postStart": {"exec": {"command": ["hello"]}}, "preStop": {"exec": {"command": ["bye"]}}});
+    stage
+        .create(pod("p", json!({"containers": [{"name": "main", "lifecycle": hooks}]})))
+        .await;
+    stage.phase("p", "Running").await;
+    stage.delete("p", None).await;
+    stage.until("it is gone", |s| s.get("p").is_none()).await;
+    let calls: Vec<String> = stage
+        .fake
+        .calls()
+        .iter()
+        .map(|c| format!("{} {}", c.name, c.about))
+        .collect();
+    let at = |what: &str| {
+        calls
+            .iter()
+            .position(|c| c.starts_with(what) || (what.starts_with('*') && c.ends_with(&what[1..])))
+            .unwrap()
+    };
+    assert!(
+        at("start_container") < at("*hello") && at("*hello") < at("*bye") && at("*bye") < at("stop_container"),
+        "{calls:?}"
+    );
+    let hooks = json!({"postStart": {"exec": {"command": ["fails"]}}});
+    stage
+        .create(pod("q", json!({"containers": [{"name": "bad", "lifecycle": hooks}]})))
+        .await;
+    stage
+        .until("the hook's failure stands in the status", |s| {
+            let waiting = &s.status("q")["containerStatuses"][0]["state"]["waiting"];
+            waiting["reason"] == "PostStartHookError" || waiting["reason"] == "CrashLoopBackOff"
+        })
+        .await;
+    assert!(
+        stage
+            .told()
+            .contains(&("FailedPostStartHook".to_owned(), "PostStartHook failed".to_owned()))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_deleted_while_its_image_is_awaited_goes_at_once() {
+    let stage = Stage::new().await;
+    *lock(&stage.means.hang) = Some("main".to_owned());
+    stage.create(pod("p", json!({}))).await;
+    stage
+        .until("its sandbox is there", |s| !s.fake.sandboxes().is_empty())
+        .await;
+    stage.delete("p", None).await;
+    stage.until("it is gone", |s| s.get("p").is_none()).await;
+    assert!(stage.fake.sandboxes().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_fails_the_pod() {
+    let stage = Stage::new().await;
+    stage.create(pod("p", json!({"activeDeadlineSeconds": 30}))).await;
+    stage.phase("p", "Failed").await;
+    let status = stage.status("p");
+    assert_eq!(status["reason"], "DeadlineExceeded");
+    assert_eq!(
+        status["message"],
+        "Pod was active on the node longer than the specified deadline"
+    );
+    assert!(stage.fake.running("main").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_evicted_pod_fails_when_nothing_of_it_runs() {
+    let stage = Stage::new().await;
+    let made = stage.create(pod("p", json!({}))).await;
+    stage.phase("p", "Running").await;
+    let uid = made["metadata"]["uid"].as_str().unwrap();
+    assert!(
+        stage
+            .pods()
+            .evict(uid, "Evicted", "The node was low on resource: memory. ", Some(0))
+    );
+    stage.phase("p", "Failed").await;
+    let status = stage.status("p");
+    assert!(stage.fake.running("main").is_empty());
+    assert_eq!(status["reason"], "Evicted");
+    assert_eq!(condition(&status, "DisruptionTarget")["reason"], "TerminationByKubelet");
+    assert!(!stage.pods().evict("nobody", "Evicted", "", None));
+}

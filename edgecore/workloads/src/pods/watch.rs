@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cri::{CriError, Events, Why, v1};
 use daemon::drain::Drain;
 use metastore::store::{Event, EventKind, Tapped};
@@ -133,6 +134,7 @@ fn note(shared: &Arc<Shared>, event: &Event, drain: &Drain) {
         return;
     }
     let Ok(pod) = event.object.value() else { return };
+    let last = event.object.json.clone();
     if event.kind != EventKind::Deleted {
         wanted(shared, &pod, drain);
         return;
@@ -142,7 +144,7 @@ fn note(shared: &Arc<Shared>, event: &Event, drain: &Drain) {
     if let Some(task) = task {
         task.tell(|inbox| {
             inbox.pod = true;
-            inbox.last = Some(pod);
+            inbox.last = Some(last);
         });
     }
 }
@@ -160,7 +162,7 @@ fn wanted(shared: &Arc<Shared>, pod: &Value, drain: &Drain) {
     }
 }
 
-fn begin(shared: &Arc<Shared>, uid: &str, key: Key, last: Option<Value>, drain: &Drain) {
+fn begin(shared: &Arc<Shared>, uid: &str, key: Key, last: Option<Bytes>, drain: &Drain) {
     let uid: Arc<str> = uid.into();
     let task = Arc::new(Task {
         uid: Arc::clone(&uid),
@@ -246,7 +248,7 @@ fn orphan(shared: &Arc<Shared>, uid: &str, listed: Listed, drain: &Drain) {
         "metadata": {"name": &*key.name, "namespace": &*key.namespace, "uid": uid},
         "spec": {"containers": containers, "terminationGracePeriodSeconds": listed.grace.unwrap_or(30)},
     });
-    begin(shared, uid, key, Some(last), drain);
+    begin(shared, uid, key, Some(last.to_string().into()), drain);
 }
 
 impl Shared {

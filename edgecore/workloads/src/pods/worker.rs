@@ -5,13 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cri::CriError;
 use daemon::drain::Drain;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use metastore::api::{DeleteOptions, Status};
 use metastore::store::{Object, ObjectKey};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,7 @@ use super::memory::{Memory, Said};
 use super::observed::{Observed, State};
 use super::ops::{Hands, Outcome, Where};
 use super::plan::{Action, Goal, Look, Plan};
+use super::probe::Watches;
 use super::{Inbox, Running, RunningContainer, Shared, Task, lock, log_dir, look, plan, status};
 use crate::cluster::PODS;
 use crate::events::Tone;
@@ -43,8 +45,13 @@ pub(super) struct Worker {
     ops: FuturesUnordered<Op>,
     /// Gives up starts (by name) and stops (by id).
     tokens: BTreeMap<String, CancellationToken>,
-    /// The object as it was last.
-    last: Option<Value>,
+    watches: Watches,
+    /// What probes said before this task was there has been taken from the status.
+    seeded: bool,
+    /// The object as it was last, as JSON: a Pod as a value takes ten times the memory.
+    last: Option<Bytes>,
+    /// Its version.
+    version: String,
     /// Since when the stored status is not what it should be.
     unwritten: Option<Instant>,
     /// Fingerprint of the status that was written last, and the version that this made.
@@ -55,7 +62,7 @@ pub(super) struct Worker {
 
 impl Worker {
     /// `last`: the object, for a pod that the store does not hold.
-    pub(super) fn new(shared: Arc<Shared>, task: Arc<Task>, last: Option<Value>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, task: Arc<Task>, last: Option<Bytes>) -> Self {
         Self {
             shared,
             task,
@@ -64,7 +71,10 @@ impl Worker {
             known: false,
             ops: FuturesUnordered::new(),
             tokens: BTreeMap::new(),
+            watches: Watches::default(),
+            seeded: false,
             last,
+            version: String::new(),
             unwritten: None,
             written: (0, String::new()),
             told: BTreeMap::new(),
@@ -73,22 +83,27 @@ impl Worker {
 
     /// Until nothing is left of the pod, or the drain begins.
     pub(super) async fn run(mut self, drain: Drain) {
+        let (mut wake, mut look) = (Instant::now(), true);
         loop {
-            let inbox = std::mem::take(&mut *lock(&self.task.inbox));
-            let wake = tokio::select! {
+            if look {
+                let inbox = std::mem::take(&mut *lock(&self.task.inbox));
+                wake = tokio::select! {
+                    biased;
+                    () = drain.stopping() => return,
+                    wake = self.step(inbox) => match wake {
+                        Some(wake) => wake,
+                        None => break,
+                    },
+                };
+            }
+            let due = self.probe();
+            look = tokio::select! {
                 biased;
                 () = drain.stopping() => return,
-                wake = self.step(inbox) => match wake {
-                    Some(wake) => wake,
-                    None => break,
-                },
-            };
-            tokio::select! {
-                biased;
-                () = drain.stopping() => return,
-                () = self.task.wake.notified() => {}
+                () = self.task.wake.notified() => true,
                 Some(outcome) = self.ops.next(), if !self.ops.is_empty() => self.settle(outcome).await,
-                () = tokio::time::sleep_until(wake) => {}
+                () = tokio::time::sleep_until(wake) => true,
+                () = sleep_until(due) => false,
             }
         }
         self.shared.forget(&self.task);
@@ -110,6 +125,7 @@ impl Worker {
         };
         let pod = Arc::new(pod);
         let wall = self.shared.now();
+        self.seed(&pod);
         let look = Look {
             pod: &pod,
             observed: &self.observed,
@@ -127,13 +143,9 @@ impl Worker {
             super::clean::log_folder(&log_dir(&self.shared.options.logs, &self.task.key, &self.task.uid));
             return None;
         }
-        self.tell(&pod, &plan);
-        let hands = Hands {
-            shared: Arc::clone(&self.shared),
-            uid: Arc::clone(&self.task.uid),
-            about: Arc::new(self.last.as_ref().map(Shared::about).unwrap_or_default()),
-            pod,
-        };
+        self.watch(&pod, plan.goal != Goal::Run, wall);
+        let hands = self.hands(pod);
+        self.tell(&hands, &plan);
         for action in plan.actions {
             self.act(&hands, action);
         }
@@ -176,6 +188,7 @@ impl Worker {
         for seen in &observed.containers {
             self.memory.note(seen);
         }
+        self.memory.said.retain(|id, _| observed.container(id).is_some());
         self.observed = observed;
         self.known = true;
         Ok(())
@@ -248,33 +261,105 @@ impl Worker {
             Arc::clone(&key.name),
         );
         let stored = match self.shared.cluster.store().get(&place) {
-            Ok(found) => found.as_ref().and_then(|object: &Object| object.value().ok()),
+            Ok(found) => found,
             // Not readable now: as it was.
             Err(e) => {
                 tracing::warn!(pod = %key, error = %e, "A Pod cannot be read.");
-                return self.last.clone().and_then(|last| Pod::read(last).ok());
+                return self.read();
             }
         };
-        let ours = stored.filter(|object| object["metadata"]["uid"] == *self.task.uid);
+        let ours = stored.and_then(|object: Object| {
+            let pod: Pod = serde_json::from_slice(&object.json).ok()?;
+            (*pod.metadata.uid == *self.task.uid).then_some((object, pod))
+        });
         self.memory.absent = ours.is_none();
-        if let Some(object) = ours {
-            self.last = Some(object);
+        if let Some((object, pod)) = ours {
+            self.last = Some(object.json);
+            self.version = object.revision.to_string();
+            return Some(pod);
         }
-        let object = self.last.clone()?;
-        let mut pod = match Pod::read(object) {
-            Ok(pod) => pod,
-            Err(e) => {
-                tracing::warn!(pod = %key, error = %e, "A Pod is not as the API lets it in.");
-                return None;
-            }
-        };
-        if self.memory.absent && !pod.is_terminating() {
+        let mut pod = self.read()?;
+        if !pod.is_terminating() {
             let since = *self.memory.ending_since.get_or_insert_with(|| self.shared.now());
             let grace = pod.spec.termination_grace_period_seconds.unwrap_or(30).max(0);
             pod.metadata.deletion_timestamp = Some(crate::time::stamp(since + grace.unsigned_abs() * 1000));
             pod.metadata.deletion_grace_period_seconds = Some(grace);
         }
         Some(pod)
+    }
+
+    /// The pod as it was last.
+    fn read(&self) -> Option<Pod> {
+        match serde_json::from_slice(self.last.as_ref()?) {
+            Ok(pod) => Some(pod),
+            Err(e) => {
+                tracing::warn!(pod = %self.task.key, error = %e, "A Pod is not as the API lets it in.");
+                None
+            }
+        }
+    }
+
+    fn hands(&self, pod: Arc<Pod>) -> Hands {
+        let m = &pod.metadata;
+        let about = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": m.name, "namespace": m.namespace, "uid": m.uid, "resourceVersion": self.version},
+        });
+        let own = self.observed.current().and_then(|s| s.ips.first());
+        let ip = own.or(self.shared.options.host_ips.first().filter(|_| pod.spec.host_network));
+        Hands {
+            shared: Arc::clone(&self.shared),
+            uid: Arc::clone(&self.task.uid),
+            about: Arc::new(about),
+            ip: ip.map_or("", String::as_str).into(),
+            pod,
+        }
+    }
+
+    /// What probes said before this task was there stands in the status: a restart of the agent makes nothing unready.
+    fn seed(&mut self, pod: &Pod) {
+        if std::mem::replace(&mut self.seeded, true) {
+            return;
+        }
+        for seen in self.observed.containers.iter().filter(|c| c.state == State::Running) {
+            let told = plan::status_of(pod, &seen.name);
+            if told["containerID"].as_str().is_some_and(|id| id.ends_with(&seen.id)) {
+                let said = Said {
+                    startup: (told["started"] == true).then_some(true),
+                    readiness: (told["ready"] == true).then_some(true),
+                    liveness: None,
+                };
+                self.memory.said.insert(seen.id.clone(), said);
+            }
+        }
+    }
+
+    /// Brings the watches in line with what runs.
+    fn watch(&mut self, pod: &Pod, ending: bool, now: u64) {
+        let sidecars = pod.spec.init_containers.iter().filter(|c| c.is_sidecar());
+        let starting = &self.memory.busy.starts;
+        let all = sidecars
+            .chain(&pod.spec.containers)
+            .filter(|c| !starting.contains(&c.name));
+        let running = all.filter_map(|c| Some((c, self.observed.latest(&c.name)?)));
+        self.watches.tend(running, ending, now);
+    }
+
+    /// Asks what is due. When the next question is.
+    fn probe(&mut self) -> Option<Instant> {
+        let now = self.shared.now();
+        let due = self.watches.due(now, |id| self.memory.said(id));
+        if !due.is_empty()
+            && let Some(pod) = self.read()
+        {
+            let hands = self.hands(Arc::new(pod));
+            for due in due {
+                self.ops.push(Box::pin(hands.clone().probe(due)));
+            }
+        }
+        let next = self.watches.next(|id| self.memory.said(id))?;
+        Some(Instant::now() + Duration::from_millis(next.saturating_sub(now).max(1)))
     }
 
     /// Writes the status when it is not what it should be. When it is due, if it waits.
@@ -289,13 +374,8 @@ impl Worker {
             now: self.shared.now(),
         };
         let new = status::status(look, plan, &self.shared.place());
-        let version = self
-            .last
-            .as_ref()
-            .and_then(|o| o["metadata"]["resourceVersion"].as_str())
-            .unwrap_or_default();
         let print = crate::time::fingerprint(&new.to_string());
-        if new == pod.status || (self.written.0 == print && self.written.1 == version) {
+        if new == pod.status || (self.written.0 == print && self.written.1 == self.version) {
             self.unwritten = None;
             return None;
         }
@@ -316,7 +396,6 @@ impl Worker {
             Ok(object) => {
                 let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
                 self.written = (print, version.to_owned());
-                self.last = Some(object);
                 self.unwritten = None;
                 None
             }
@@ -353,24 +432,19 @@ impl Worker {
     }
 
     /// Tells of containers that wait to be restarted, once for each wait.
-    fn tell(&mut self, pod: &Pod, plan: &Plan) {
+    fn tell(&mut self, hands: &Hands, plan: &Plan) {
         for (name, _) in &plan.backing_off {
             let Some(seen) = self.observed.latest(name) else {
                 continue;
             };
-            if self.told.get(name) == Some(&seen.attempt) {
-                continue;
+            if self.told.insert(name.clone(), seen.attempt) != Some(seen.attempt) {
+                let m = &hands.pod.metadata;
+                let message = format!(
+                    "Back-off restarting failed container {name} in pod {}_{}({})",
+                    m.name, m.namespace, m.uid
+                );
+                hands.tell_of(name, Tone::Warning, "BackOff", message);
             }
-            self.told.insert(name.clone(), seen.attempt);
-            let m = &pod.metadata;
-            let message = format!(
-                "Back-off restarting failed container {name} in pod {}_{}({})",
-                m.name, m.namespace, m.uid
-            );
-            let about = self.last.as_ref().map(Shared::about).unwrap_or_default();
-            let field = format!("spec.containers{{{name}}}");
-            let recorder = &self.shared.recorder;
-            recorder.tell_field(&about, &field, Tone::Warning, "BackOff", message);
         }
     }
 
@@ -451,19 +525,14 @@ impl Worker {
     }
 
     fn refresh_files(&mut self) {
-        if let Some(pod) = self.last.clone().and_then(|last| Pod::read(last).ok()) {
-            let hands = Hands {
-                shared: Arc::clone(&self.shared),
-                uid: Arc::clone(&self.task.uid),
-                about: Arc::new(Value::Null),
-                pod: Arc::new(pod),
-            };
+        if let Some(pod) = self.read() {
+            let hands = self.hands(Arc::new(pod));
             self.ops.push(Box::pin(hands.refresh()));
         }
     }
 
-    /// Takes in how an action went.
-    async fn settle(&mut self, outcome: Outcome) {
+    /// Takes in how an action went. Whether that is worth a look.
+    async fn settle(&mut self, outcome: Outcome) -> bool {
         let busy = &mut self.memory.busy;
         let now = self.shared.now();
         match outcome {
@@ -508,7 +577,11 @@ impl Worker {
                     self.known = false;
                 }
             }
-            Outcome::Replaced | Outcome::Refreshed => {}
+            Outcome::Replaced | Outcome::Refreshed => return false,
+            Outcome::Probed { due, answer } => {
+                let said = self.memory.said.entry(due.id.clone()).or_default();
+                return self.watches.answered(&due, &answer, said);
+            }
             Outcome::SandboxStopped { id, ok } => {
                 busy.ids.remove(&id);
                 if ok {
@@ -529,6 +602,7 @@ impl Worker {
                 self.memory.torn_down = ok;
             }
         }
+        true
     }
 
     /// What is known of the runtime is out of date.
@@ -537,6 +611,13 @@ impl Worker {
             tracing::debug!(pod = %self.task.key, error = %e, "The runtime cannot be looked at.");
             self.known = false;
         }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -74,7 +74,8 @@ fn seen_status(look: Look<'_>, container: &Container, seen: &Seen, old: &Value) 
         State::Exited => json!({"terminated": terminated(seen)}),
         State::Unknown => json!({"terminated": lost("The container could not be located when the pod was terminated")}),
     };
-    let before = look.observed.before(&container.name);
+    let mut earlier = look.observed.containers.iter().filter(|s| s.name == seen.name);
+    let before = earlier.find(|s| s.attempt < seen.attempt);
     let last = match before {
         Some(before) if before.state == State::Exited => json!({"terminated": terminated(before)}),
         // The record is gone; the status remembers.

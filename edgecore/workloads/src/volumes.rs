@@ -105,8 +105,8 @@ impl Volumes {
     ///
     /// # Errors
     /// The first volume that cannot be there, with why.
-    pub(crate) async fn prepare(&self, pod: &Arc<Pod>) -> Result<Mounted, VolumeError> {
-        let (this, pod) = (self.clone(), Arc::clone(pod));
+    pub(crate) async fn prepare(&self, pod: &Pod) -> Result<Mounted, VolumeError> {
+        let (this, pod) = (self.clone(), pod.clone());
         blocking(move || this.prepare_now(&pod)).await
     }
 
@@ -114,8 +114,8 @@ impl Volumes {
     ///
     /// # Errors
     /// The first volume that cannot be brought up to date; the others are.
-    pub(crate) async fn refresh(&self, pod: &Arc<Pod>) -> Result<bool, VolumeError> {
-        let (this, pod) = (self.clone(), Arc::clone(pod));
+    pub(crate) async fn refresh(&self, pod: &Pod) -> Result<bool, VolumeError> {
+        let (this, pod) = (self.clone(), pod.clone());
         blocking(move || this.refresh_now(&pod)).await
     }
 
@@ -156,8 +156,8 @@ impl Volumes {
     ///
     /// # Errors
     /// When they cannot be looked at.
-    pub(crate) async fn usage(&self, pod: &Arc<Pod>) -> Result<Usage, VolumeError> {
-        let (this, pod) = (self.clone(), Arc::clone(pod));
+    pub(crate) async fn usage(&self, pod: &Pod) -> Result<Usage, VolumeError> {
+        let (this, pod) = (self.clone(), pod.clone());
         blocking(move || {
             let folder = this.folder(pod.uid())?.join("volumes");
             let mut usage = Usage::default();
@@ -215,7 +215,7 @@ impl Volumes {
     /// In the words of a waiting container's status.
     pub(crate) async fn mounts(
         &self,
-        pod: &Arc<Pod>,
+        pod: &Pod,
         container: &Container,
         mounted: &Mounted,
         env: &Env,

@@ -20,6 +20,7 @@ mod controllers;
 mod events;
 mod images;
 mod machine;
+mod network;
 mod pod;
 mod pods;
 mod settings;
@@ -28,4 +29,5 @@ mod time;
 mod volumes;
 
 pub use machine::{Condition, Eviction, Machine, MachineOptions, Report, Reserved};
+pub use network::{Cidr, CidrError, ClusterAddresses, FUZZ_TARGETS, FuzzTarget};
 pub use settings::{CgroupDriver, Services, Settings};

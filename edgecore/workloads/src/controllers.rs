@@ -10,7 +10,9 @@ mod daemon_set;
 mod deployment;
 mod disruption;
 mod endpoints;
+mod job;
 mod look;
+mod pod_gc;
 mod queue;
 mod replica_set;
 mod revisions;
@@ -20,6 +22,7 @@ mod shared;
 mod stateful_set;
 #[cfg(test)]
 mod testing;
+mod ttl;
 
 use std::sync::Arc;
 
@@ -40,6 +43,7 @@ pub(crate) fn all(cluster: Cluster, events: Recorder, node: &str, _settings: &Se
     let (counting, counted) = own("controllermanager");
     let (slicing, _) = own("endpointslice-controller");
     let (scheduling, placed) = own("default-scheduler");
+    let (working, worked) = own("job-controller");
     vec![
         make("daemonset-controller", daemon_set::daemon_set),
         make("deployment-controller", deployment::deployment),
@@ -47,6 +51,9 @@ pub(crate) fn all(cluster: Cluster, events: Recorder, node: &str, _settings: &Se
         make("statefulset-controller", stateful_set::stateful_set),
         disruption::disruption(counting, counted, look::wall_clock()),
         endpoints::endpoints(slicing),
+        job::job(working, worked, look::wall_clock()),
+        pod_gc::pod_gc(own("pod-garbage-collector").0, node),
         scheduler::scheduler(scheduling, &placed, node),
+        ttl::ttl_after_finished(own("ttl-after-finished-controller").0, look::wall_clock()),
     ]
 }

@@ -3,8 +3,11 @@
 //! What cannot be written because too much is told at once is dropped: an Event informs, it is no record.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use metastore::api::Status;
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use metastore::api::{DeleteOptions, Status};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -12,6 +15,14 @@ use crate::cluster::{Cluster, EVENTS, Key};
 
 /// Events that wait to be written.
 const WAITING: usize = 256;
+/// How long an Event is kept after it was last true, in seconds.
+const KEPT_SECONDS: i64 = 3600;
+/// Most Events kept: about a megabyte of the store.
+const MOST_KEPT: usize = 1000;
+/// How often old ones are looked for.
+const SWEPT_EVERY: Duration = Duration::from_secs(300);
+/// Deletes that are handed to the store together.
+const AT_ONCE: usize = 32;
 /// Longest message; the API refuses longer ones.
 const MAX_MESSAGE: usize = 1024;
 
@@ -139,11 +150,60 @@ impl Kept {
 }
 
 async fn write_all(cluster: Cluster, node: Arc<str>, mut waiting: mpsc::Receiver<(Arc<str>, Told)>) {
-    while let Some((component, told)) = waiting.recv().await {
-        if let Err(e) = write(&cluster, &node, &component, &told).await {
-            tracing::debug!(error = %e, reason = told.reason, "An Event cannot be written.");
+    let mut sweep = tokio::time::interval(SWEPT_EVERY);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            told = waiting.recv() => {
+                let Some((component, told)) = told else { return };
+                if let Err(e) = write(&cluster, &node, &component, &told).await {
+                    tracing::debug!(error = %e, reason = told.reason, "An Event cannot be written.");
+                }
+            }
+            _ = sweep.tick() => {
+                if let Err(e) = forget(&cluster, daemon::clock::wall_ms()).await {
+                    tracing::warn!(error = %e, "Old Events cannot be deleted.");
+                }
+            }
         }
     }
+}
+
+/// Deletes Events that are older than they are kept, whoever wrote them, and the oldest of too many.
+async fn forget(cluster: &Cluster, now: u64) -> Result<(), Status> {
+    let mut events: Vec<(i64, Key)> = cluster
+        .list(EVENTS, None)?
+        .iter()
+        .map(|event| (last_seen(event), Key::of(event)))
+        .collect();
+    events.sort_unstable();
+    let oldest = i64::try_from(now / 1000).unwrap_or(i64::MAX) - KEPT_SECONDS;
+    let over = events.len().saturating_sub(MOST_KEPT);
+    let gone = events.partition_point(|(at, _)| *at <= oldest).max(over);
+    for some in events[..gone].chunks(AT_ONCE) {
+        let options = DeleteOptions::default();
+        let deleted = some.iter().map(|(_, key)| cluster.delete(EVENTS, key, &options));
+        for deleted in join_all(deleted).await {
+            deleted?;
+        }
+    }
+    Ok(())
+}
+
+/// Seconds since 1970 when an Event was last true.
+fn last_seen(event: &Value) -> i64 {
+    let at = |pointer: &str| event.pointer(pointer)?.as_str()?.parse::<Timestamp>().ok();
+    [
+        "/series/lastObservedTime",
+        "/lastTimestamp",
+        "/eventTime",
+        "/firstTimestamp",
+        "/metadata/creationTimestamp",
+    ]
+    .into_iter()
+    .find_map(at)
+    .map_or(0, Timestamp::as_second)
 }
 
 async fn write(cluster: &Cluster, node: &str, component: &str, told: &Told) -> Result<(), Status> {
@@ -191,4 +251,71 @@ async fn write(cluster: &Cluster, node: &str, component: &str, told: &Told) -> R
         "lastTimestamp": at,
     });
     cluster.create(event).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use metastore::api::ApiServer;
+    use metastore::store::{Store, StoreOptions};
+
+    use super::*;
+
+    async fn cluster() -> (Cluster, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(StoreOptions::new(folder.path().join("api.db"))).unwrap();
+        let api = ApiServer::builder(store).build().await.unwrap();
+        (Cluster::new(api, "test"), folder)
+    }
+
+    fn event(name: &str, at: u64) -> Value {
+        json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": name, "namespace": "default"},
+            "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"}, "reason": "R", "type": "Normal",
+            "lastTimestamp": crate::time::stamp(at * 1000)})
+    }
+
+    #[tokio::test]
+    async fn events_are_kept_for_an_hour_and_not_too_many() {
+        const NOW: u64 = 1_795_262_400;
+        let (cluster, _folder) = cluster().await;
+        for (name, ago) in [("old", 3600), ("young", 3599)] {
+            cluster.create(event(name, NOW - ago)).await.unwrap();
+        }
+        forget(&cluster, NOW * 1000).await.unwrap();
+        let names = || -> Vec<String> {
+            let all = cluster.list(EVENTS, None).unwrap();
+            all.iter().map(|e| Key::of(e).name.to_string()).collect()
+        };
+        assert_eq!(names(), ["young"]);
+        let many = (0..MOST_KEPT + 1).map(|i| cluster.create(event(&format!("e-{i:04}"), NOW)));
+        for made in join_all(many).await {
+            made.unwrap();
+        }
+        forget(&cluster, NOW * 1000).await.unwrap();
+        let names = names();
+        assert_eq!(names.len(), MOST_KEPT);
+        assert_eq!(
+            (names[0].as_str(), names.contains(&"young".to_owned())),
+            ("e-0001", false)
+        );
+    }
+
+    #[tokio::test]
+    async fn the_same_again_is_counted() {
+        let (cluster, _folder) = cluster().await;
+        let (recorder, writer) = Recorder::new(cluster.clone(), "press-01".into(), "test");
+        let pod =
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default", "uid": "u"}});
+        for message in ["a", "a", "b"] {
+            recorder.tell(&pod, Tone::Warning, "Failed", message);
+        }
+        drop(recorder);
+        writer.await;
+        let events = cluster.list(EVENTS, None).unwrap();
+        let mut counts: Vec<(&str, i64)> = events
+            .iter()
+            .map(|e| (e["message"].as_str().unwrap(), e["count"].as_i64().unwrap()))
+            .collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [("a", 2), ("b", 1)]);
+    }
 }

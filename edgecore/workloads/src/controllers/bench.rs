@@ -146,3 +146,31 @@ impl Bench {
         panic!("still changing after {ROUNDS} rounds");
     }
 }
+
+/// A wall clock that stands until it is moved.
+#[derive(Clone)]
+pub(super) struct Hands(Arc<std::sync::atomic::AtomicU64>);
+
+impl Hands {
+    /// At a time as objects carry it.
+    pub(super) fn at(time: &str) -> Self {
+        let at: jiff::Timestamp = time.parse().unwrap();
+        let at = u64::try_from(at.as_millisecond()).unwrap();
+        Self(Arc::new(at.into()))
+    }
+
+    pub(super) fn clock(&self) -> super::look::WallClock {
+        let hands = self.0.clone();
+        Arc::new(move || hands.load(std::sync::atomic::Ordering::Relaxed))
+    }
+
+    /// On by so many seconds, or back.
+    pub(super) fn turn(&self, seconds: i64) {
+        let add = seconds.saturating_mul(1000).cast_unsigned();
+        self.0.fetch_add(add, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    pub(super) fn stamp(&self) -> String {
+        crate::time::stamp(self.0.load(std::sync::atomic::Ordering::Relaxed))
+    }
+}

@@ -14,8 +14,8 @@ use metastore::api::Status;
 use serde_json::{Map, Value, json};
 
 use super::look::{
-    WallClock, condition, controller as controller_of, is_terminating, is_true, labels, name, namespace, pairs,
-    seconds, selects, text, uid, whole,
+    WallClock, condition, controller_of, is_terminating, is_true, labels, name, namespace, pairs, seconds, selects,
+    text, uid, whole,
 };
 use super::{Change, Controller, Reconciled};
 use crate::cluster::{BUDGETS, Cluster, DEPLOYMENTS, Key, Kind, PODS, REPLICA_SETS, STATEFUL_SETS};

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+pub(super) use super::shared::{is_controlled_by, is_ready, owner_reference};
 use jiff::Timestamp;
 use metastore::api::selector_selects;
 use serde_json::{Map, Value, json};
@@ -107,27 +108,10 @@ pub(super) fn job_end(job: &Value) -> Option<&Value> {
 }
 
 /// The owner that controls an object.
-pub(super) fn controller(object: &Value) -> Option<&Value> {
+pub(super) fn controller_of(object: &Value) -> Option<&Value> {
     list(object, "/metadata/ownerReferences")
         .iter()
         .find(|o| o["controller"] == true)
-}
-
-/// Whether the owner with this uid controls an object.
-pub(super) fn is_controlled_by(object: &Value, uid: &str) -> bool {
-    controller(object).is_some_and(|o| o["uid"] == uid)
-}
-
-/// The reference by which an owner controls what it makes.
-pub(super) fn owner_reference(kind: Kind, owner: &Value) -> Value {
-    json!({
-        "apiVersion": kind.api_version(),
-        "kind": kind.kind,
-        "name": owner["metadata"]["name"],
-        "uid": owner["metadata"]["uid"],
-        "controller": true,
-        "blockOwnerDeletion": true,
-    })
 }
 
 /// Whether a `LabelSelector` selects an object: an empty one everything, an absent one nothing.

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::Change;
 pub(super) use super::look::{
-    annotation, controller as controller_of, is_active, is_finished, is_terminating, list, name, text, uid,
+    annotation, controller_of, is_active, is_finished, is_terminating, list, name, text, uid,
 };
 use crate::cluster::{Cluster, Key, Kind};
 

@@ -14,6 +14,8 @@ mod job;
 mod look;
 mod pod_gc;
 mod queue;
+#[cfg(test)]
+mod recorded;
 mod replica_set;
 mod revisions;
 mod run;

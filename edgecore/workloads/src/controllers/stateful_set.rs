@@ -249,7 +249,9 @@ impl<'a> Round<'a> {
         if !there && in_order {
             return Ok(Next::Waits);
         }
-        self.keep_claims(pod).await?;
+        if self.keep_claims(pod).await? {
+            self.tell(&UPDATE, name(pod), None);
+        }
         self.keep_identity(at).await?;
         Ok(Next::Goes)
     }

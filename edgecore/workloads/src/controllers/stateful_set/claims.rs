@@ -110,8 +110,9 @@ impl Round<'_> {
         Ok(false)
     }
 
-    /// Makes the claims of a pod go with the set, with the pod, or with nobody, as the set says.
-    pub(super) async fn keep_claims(&self, pod: &Value) -> Result<(), Status> {
+    /// Makes the claims of a pod go with the set, with the pod, or with nobody, as the set says. Whether one did not.
+    pub(super) async fn keep_claims(&self, pod: &Value) -> Result<bool, Status> {
+        let mut any = false;
         for (_, key) in self.claims_of(pod) {
             let Some(claim) = self.cluster.get(PERSISTENT_VOLUME_CLAIMS, &key)? else {
                 continue;
@@ -136,8 +137,9 @@ impl Round<'_> {
                 self.tell(&UPDATE, name(pod), Some(&e));
                 return Err(e);
             }
+            any = true;
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Whether somebody else decides when a claim goes.

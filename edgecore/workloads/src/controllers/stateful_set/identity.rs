@@ -26,6 +26,8 @@ pub(super) fn new_pod(set: &Value, template: &Value, revision: &str, ordinal: i6
     let named = format!("{}-{ordinal}", name(set));
     let mut pod = pod_of(set, template);
     pod["metadata"]["name"] = named.as_str().into();
+    // Of no use beside a name, but there elsewhere too.
+    pod["metadata"]["generateName"] = format!("{}-", name(set)).into();
     set_labels(&mut pod, &named, ordinal);
     pod["metadata"]["labels"][REVISION] = revision.into();
     pod["spec"]["hostname"] = named.as_str().into();

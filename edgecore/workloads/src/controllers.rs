@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod bench;
+mod cron_job;
 mod daemon_set;
 mod deployment;
 mod disruption;
@@ -19,6 +20,7 @@ mod recorded;
 mod replica_set;
 mod revisions;
 mod run;
+mod schedule;
 mod scheduler;
 mod shared;
 mod stateful_set;
@@ -46,6 +48,7 @@ pub(crate) fn all(cluster: Cluster, events: Recorder, node: &str, _settings: &Se
     let (slicing, _) = own("endpointslice-controller");
     let (scheduling, placed) = own("default-scheduler");
     let (working, worked) = own("job-controller");
+    let (timing, timed) = own("cronjob-controller");
     vec![
         make("daemonset-controller", daemon_set::daemon_set),
         make("deployment-controller", deployment::deployment),
@@ -53,6 +56,7 @@ pub(crate) fn all(cluster: Cluster, events: Recorder, node: &str, _settings: &Se
         make("statefulset-controller", stateful_set::stateful_set),
         disruption::disruption(counting, counted, look::wall_clock()),
         endpoints::endpoints(slicing),
+        cron_job::cron_job(timing, timed, look::wall_clock()),
         job::job(working, worked, look::wall_clock()),
         pod_gc::pod_gc(own("pod-garbage-collector").0, node),
         scheduler::scheduler(scheduling, &placed, node),

@@ -62,12 +62,13 @@ pub use auth::{ANONYMOUS, Admission, AdmitContext, Attributes, Authorizer, Decis
 pub use body::ApiBody;
 pub use builtin::{builtin_kinds, selects as selector_selects};
 pub use codec::MAX_BODY;
-pub use connect::{Connect, Connected, Connector};
+pub use connect::{Connect, Connected, Connector, ProxyPort};
 pub use delete::{DeleteOptions, Propagation};
 pub use fuzz::{TARGETS as FUZZ_TARGETS, Target as FuzzTarget};
 pub use garbage::Collects;
 pub use internal::{Applied, Parts};
 pub use kinds::KindSpec;
+pub use request::Query;
 pub use rules::{RuleEngine, Rules, Spent, Verdict};
 pub use schema::quantity_nanos;
 pub use serve::{Identify, Peer, serve, serve_stream};

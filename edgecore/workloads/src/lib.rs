@@ -23,6 +23,7 @@ mod machine;
 mod network;
 mod pod;
 mod pods;
+mod reach;
 mod settings;
 mod setup;
 mod time;

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::body::ApiBody;
 use super::kinds::{Connects, KindSpec};
+use super::request::Query;
 use super::server::{Call, Core, text_response};
 use super::status::Status;
 use super::write::parse;
@@ -48,12 +49,41 @@ pub struct Connect {
     pub subresource: String,
     /// What follows `proxy` in the path, without the slash at its beginning.
     pub path: String,
+    /// Where `proxy` leads, as the name in the path says it.
+    pub port: ProxyPort,
+    /// What the request asks for beside its path.
+    pub query: Query,
     /// The container that is meant, where containers are.
     pub container: Option<String>,
     /// The request; its extensions carry what upgrades the connection.
     pub parts: Parts,
     /// Its body.
     pub body: Bytes,
+}
+
+/// What a name in the path of a proxy says beside the name: `[scheme:]name[:port]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProxyPort {
+    /// Whether TLS is spoken there.
+    pub tls: bool,
+    /// A number or the name of a port; empty when the object decides.
+    pub port: String,
+}
+
+impl ProxyPort {
+    /// Takes a name in a path apart, `None` when it is none.
+    fn split(name: &str) -> Option<(Self, &str)> {
+        let parts: Vec<&str> = name.split(':').collect();
+        let (tls, name, port) = match parts.as_slice() {
+            [name] => (false, *name, ""),
+            [name, port] => (false, *name, *port),
+            ["http", name, port] => (false, *name, *port),
+            ["https", name, port] => (true, *name, *port),
+            _ => return None,
+        };
+        let port = port.to_owned();
+        (!name.is_empty()).then_some((Self { tls, port }, name))
+    }
 }
 
 /// The answer of a [`Connector`], once there is one.
@@ -77,7 +107,15 @@ impl Core {
             parts,
             ..
         } = call;
-        let name = name.unwrap_or_default();
+        let mut name = name.unwrap_or_default();
+        let mut port = ProxyPort::default();
+        if subresource == "proxy" {
+            let Some((said, bare)) = ProxyPort::split(&name) else {
+                let what = kind.kind.to_lowercase();
+                return Err(Status::bad_request(format!("invalid {what} request {name:?}")));
+            };
+            (port, name) = (said, bare.to_owned());
+        }
         let Some(stored) = self.read(&kind.key(namespace.as_deref().unwrap_or_default(), &name))? else {
             return Err(Status::not_found(&kind.group, &kind.plural, &name));
         };
@@ -121,6 +159,8 @@ impl Core {
             object,
             subresource,
             path,
+            port,
+            query,
             container,
             parts,
             body,
@@ -174,4 +214,21 @@ fn container_of(pod: &Value, asked: &str, name: &str) -> Result<String, Status> 
         )));
     }
     Ok(asked.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_say_how_and_where_to() {
+        let split = |name| ProxyPort::split(name).map(|(p, name)| (p.tls, name, p.port));
+        assert_eq!(split("web"), Some((false, "web", String::new())));
+        assert_eq!(split("web:80"), Some((false, "web", "80".to_owned())));
+        assert_eq!(split("https:web:"), Some((true, "web", String::new())));
+        assert_eq!(split("http:web:main"), Some((false, "web", "main".to_owned())));
+        for bad in ["", ":80", "ftp:web:80", "a:b:c:d", "http::80"] {
+            assert_eq!(split(bad), None, "{bad}");
+        }
+    }
 }

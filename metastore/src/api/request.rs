@@ -45,10 +45,14 @@ pub(crate) fn decode(text: &str, plus: bool) -> Option<Cow<'_, str>> {
 
 /// A parsed query.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Query(Vec<(String, String)>);
+pub struct Query(Vec<(String, String)>);
 
 impl Query {
-    pub(crate) fn parse(text: Option<&str>) -> Result<Self, Status> {
+    /// Reads the query of a request.
+    ///
+    /// # Errors
+    /// When it is too long or no text.
+    pub fn parse(text: Option<&str>) -> Result<Self, Status> {
         let text = text.unwrap_or_default();
         if text.len() > MAX_URI {
             return Err(Status::new(
@@ -67,12 +71,12 @@ impl Query {
     }
 
     /// The first value of a parameter.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+    pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
     }
 
     /// All values of a parameter.
-    pub(crate) fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
+    pub fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
         self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
     }
 
@@ -92,7 +96,7 @@ impl Query {
     }
 
     /// A boolean parameter as Go clients write it: there and not false.
-    pub(crate) fn flag(&self, name: &str) -> bool {
+    pub fn flag(&self, name: &str) -> bool {
         self.get(name)
             .is_some_and(|v| !matches!(v, "false" | "0" | "f" | "F" | "False" | "FALSE"))
     }

@@ -25,6 +25,9 @@ const DEATH: Duration = Duration::from_secs(20);
 /// Lines of a log that a failed test shows.
 const TOLD: usize = 80;
 
+/// What a runtime says at each start.
+const NOISE: [&str; 4] = ["loading plugin", "skip loading", "Start cri plugin", "serving..."];
+
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// One machine's folder, and all that is known by its path.
@@ -114,7 +117,10 @@ impl Remains {
     pub(super) fn tell(&self, logs: &[&str]) {
         for log in logs {
             let text = fs::read_to_string(self.folder.join(log)).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
+            let lines: Vec<&str> = text
+                .lines()
+                .filter(|line| !NOISE.iter().any(|n| line.contains(n)))
+                .collect();
             let last = lines[lines.len().saturating_sub(TOLD)..].join("\n");
             drop(writeln!(std::io::stderr(), "--- {log}\n{last}"));
         }

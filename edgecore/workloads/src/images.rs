@@ -7,6 +7,8 @@ mod garbage;
 mod keyring;
 mod pull;
 mod reference;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -26,6 +26,7 @@ mod pods;
 mod reach;
 mod settings;
 mod setup;
+mod supply;
 mod time;
 mod volumes;
 

@@ -8,7 +8,6 @@
 
 mod cgroups;
 mod container;
-mod dns;
 mod environment;
 mod fields;
 mod files;
@@ -21,12 +20,11 @@ pub(crate) mod testing;
 mod tests;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use cgroups::{Cgroups, parents as cgroup_parents};
 pub(crate) use container::{Inputs, container, hash, resources};
-pub(crate) use dns::{Lookup, dns};
 pub(crate) use environment::{Env, environment, expand};
 pub(crate) use fields::{field, resource};
 pub(crate) use files::{own_files, termination_path};
@@ -77,6 +75,30 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// This machine. `systemd`: whether the runtime has it make its cgroups; `data_dir`: the agent's; `logs`: of all containers.
+    pub(crate) fn new(
+        node: Arc<str>,
+        ips: Vec<IpAddr>,
+        systemd: bool,
+        data_dir: &Path,
+        logs: PathBuf,
+        cluster_domain: &str,
+    ) -> Self {
+        let memory = rustix::system::sysinfo();
+        Self {
+            node,
+            ips,
+            logs,
+            pods: data_dir.join("pods"),
+            seccomp: data_dir.join("seccomp"),
+            cluster_domain: cluster_domain.to_owned(),
+            systemd,
+            memory: u64::from(memory.mem_unit).saturating_mul(memory.totalram),
+            swap: Cgroups::new(systemd).limits_swap(),
+            recursive_read_only: false,
+        }
+    }
+
     /// Folder of a pod's logs.
     pub(crate) fn log_dir(&self, pod: &Pod) -> PathBuf {
         let meta = &pod.metadata;

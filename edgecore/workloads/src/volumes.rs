@@ -18,7 +18,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cri::v1::{Mount, MountPropagation};
@@ -28,6 +28,8 @@ use crate::cluster::{CONFIG_MAPS, Cluster, Key, Kind, PODS, SECRETS};
 use crate::pod::{Container, Pod, Volume, VolumeMount};
 use crate::setup::{Env, Host, SetupError, amount, expand};
 
+#[cfg(test)]
+pub(crate) use mounts::unmount_below;
 pub(crate) use tree::Space;
 
 const CLAIMS: Kind = Kind {
@@ -86,6 +88,8 @@ pub(crate) struct Usage {
 pub(crate) struct Volumes {
     cluster: Cluster,
     host: Arc<Host>,
+    /// By pod (uid): one call at a time works on its files.
+    turns: Arc<Mutex<BTreeMap<String, Arc<Mutex<()>>>>>,
 }
 
 /// What to do with files does not belong on the threads that answer requests.
@@ -98,7 +102,22 @@ async fn blocking<T: Send + 'static>(
 
 impl Volumes {
     pub(crate) fn new(cluster: Cluster, host: Arc<Host>) -> Self {
-        Self { cluster, host }
+        Self {
+            cluster,
+            host,
+            turns: Arc::default(),
+        }
+    }
+
+    /// Works on a pod's files when nobody else does.
+    fn in_turn<T>(&self, uid: &str, work: impl FnOnce() -> T) -> T {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(uid.to_owned()).or_default())
+        };
+        let _mine = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        work()
     }
 
     /// Makes what is missing of a pod's volumes, and says where they are.
@@ -107,16 +126,25 @@ impl Volumes {
     /// The first volume that cannot be there, with why.
     pub(crate) async fn prepare(&self, pod: &Pod) -> Result<Mounted, VolumeError> {
         let (this, pod) = (self.clone(), pod.clone());
-        blocking(move || this.prepare_now(&pod)).await
+        blocking(move || this.in_turn(pod.uid(), || this.prepare_now(&pod, true))).await
     }
 
-    /// Brings the files of a pod's volumes up to date. True when some changed.
+    /// The same, but what is there is good enough: for a container that starts again in a pod whose objects may be gone meanwhile.
+    ///
+    /// # Errors
+    /// The first volume that is not there and cannot be.
+    pub(crate) async fn prepared(&self, pod: &Pod) -> Result<Mounted, VolumeError> {
+        let (this, pod) = (self.clone(), pod.clone());
+        blocking(move || this.in_turn(pod.uid(), || this.prepare_now(&pod, false))).await
+    }
+
+    /// Brings the files of a pod's volumes up to date, those that were made. True when some changed.
     ///
     /// # Errors
     /// The first volume that cannot be brought up to date; the others are.
     pub(crate) async fn refresh(&self, pod: &Pod) -> Result<bool, VolumeError> {
         let (this, pod) = (self.clone(), pod.clone());
-        blocking(move || this.refresh_now(&pod)).await
+        blocking(move || this.in_turn(pod.uid(), || this.refresh_now(&pod))).await
     }
 
     /// Takes a pod's folder away, after what is mounted in it. None of its containers may run any more.
@@ -183,7 +211,8 @@ impl Volumes {
     /// How long until a pod's volumes are to be refreshed although nothing changed: a token grows old. `None` when it has none.
     pub(crate) fn refresh_in(&self, pod: &Pod) -> Option<Duration> {
         let folder = self.folder(pod.uid()).ok()?.join("volumes");
-        let volumes = pod.spec.volumes.iter().filter(|v| is_name(&v.name));
+        let made = |v: &&Volume| is_name(&v.name) && atomic::is_made(&folder.join(&v.name));
+        let volumes = pod.spec.volumes.iter().filter(made);
         volumes
             .filter_map(|v| content::renewed_in(v, &folder.join(&v.name)))
             .min()
@@ -291,11 +320,12 @@ impl Volumes {
         }
     }
 
-    fn prepare_now(&self, pod: &Pod) -> Result<Mounted, VolumeError> {
+    /// `renew`: also files that are there are brought up to date.
+    fn prepare_now(&self, pod: &Pod, renew: bool) -> Result<Mounted, VolumeError> {
         let folder = self.folder(pod.uid())?;
         let mut mounted = Mounted::default();
         for volume in &pod.spec.volumes {
-            let place = self.place(pod, volume, &folder.join("volumes"))?;
+            let place = self.place(pod, volume, &folder.join("volumes"), renew)?;
             mounted.0.insert(volume.name.clone(), place);
         }
         Ok(mounted)
@@ -304,8 +334,18 @@ impl Volumes {
     fn refresh_now(&self, pod: &Pod) -> Result<bool, VolumeError> {
         let folder = self.folder(pod.uid())?.join("volumes");
         let mut outcome = Ok(false);
-        for volume in pod.spec.volumes.iter().filter(|v| is_made_of_files(v)) {
-            match self.fill(pod, volume, &folder.join(&volume.name)) {
+        for volume in pod
+            .spec
+            .volumes
+            .iter()
+            .filter(|v| is_made_of_files(v) && is_name(&v.name))
+        {
+            let path = folder.join(&volume.name);
+            // A pod that is going, or whose volumes were never made, gets none by this.
+            if !atomic::is_made(&path) {
+                continue;
+            }
+            match self.fill(pod, volume, &path) {
                 Ok(changed) => outcome = outcome.map(|before| before || changed),
                 Err(why) => outcome = outcome.and(Err(why)),
             }
@@ -314,7 +354,7 @@ impl Volumes {
     }
 
     /// Makes one volume.
-    fn place(&self, pod: &Pod, volume: &Volume, folder: &Path) -> Result<Place, VolumeError> {
+    fn place(&self, pod: &Pod, volume: &Volume, folder: &Path, renew: bool) -> Result<Place, VolumeError> {
         let name = volume.name.as_str();
         let failed = |e: io::Error| VolumeError::of(name, e);
         if !is_name(name) {
@@ -322,7 +362,9 @@ impl Volumes {
         }
         let path = folder.join(name);
         if is_made_of_files(volume) {
-            self.fill(pod, volume, &path)?;
+            if renew || !atomic::is_made(&path) {
+                self.fill(pod, volume, &path)?;
+            }
             return Ok(Place { path, read_only: true });
         }
         if let Some(empty) = &volume.empty_dir {

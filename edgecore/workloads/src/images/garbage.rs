@@ -8,7 +8,8 @@ use cri::v1::{ContainerFilter, Image, ImageSpec, RemoveImageRequest, StatusReque
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Images, Reference};
+use super::Images;
+use super::reference::spoken;
 use crate::cluster::{CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, JOBS, Kind, PODS, REPLICA_SETS, STATEFUL_SETS};
 use crate::pod::Pod;
 
@@ -56,7 +57,7 @@ impl Images {
         }
         let wanted = self.wanted();
         used.extend(wanted.by_pods);
-        used.extend(self.sandbox_image().await.map(|name| full(&name)));
+        used.extend(self.sandbox_image().await.iter().flat_map(|name| names(name)));
 
         let is = |image: &Image, names: &BTreeSet<String>| names_of(image).any(|n| names.contains(n));
         let order = {
@@ -132,7 +133,9 @@ impl Images {
             if let Ok(pod) = Pod::read(pod)
                 && !pod.is_finished()
             {
-                wanted.by_pods.extend(pod.all_containers().map(|c| full(&c.image)));
+                wanted
+                    .by_pods
+                    .extend(pod.all_containers().flat_map(|c| names(&c.image)));
             }
         }
         for kind in TEMPLATES {
@@ -147,7 +150,7 @@ impl Images {
                 for list in ["containers", "initContainers"] {
                     let images = template[list].as_array().into_iter().flatten();
                     let images = images.filter_map(|c| c["image"].as_str());
-                    wanted.by_templates.extend(images.map(full));
+                    wanted.by_templates.extend(images.flat_map(names));
                 }
             }
         }
@@ -164,8 +167,20 @@ struct Wanted {
     by_templates: BTreeSet<String>,
 }
 
-fn full(name: &str) -> String {
-    Reference::parse(name).map_or_else(|_| name.to_owned(), |r| r.to_string())
+/// What the runtime may call an image of this name.
+fn names(said: &str) -> Vec<String> {
+    let Ok((spoken, reference)) = spoken(said) else {
+        return vec![said.to_owned()];
+    };
+    // A tag beside a digest says nothing: the image is stored by its digest alone.
+    let digest = reference
+        .digest
+        .as_ref()
+        .map(|d| format!("{}/{}@{d}", reference.host, reference.path));
+    [Some(spoken), Some(reference.to_string()), digest]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn names_of(image: &Image) -> impl Iterator<Item = &String> {

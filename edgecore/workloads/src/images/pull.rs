@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::keyring::Keyring;
+use super::reference::spoken;
 use super::{ImageError, ImageRef, Images, Reference};
 use crate::cluster::{Cluster, Key, Kind, SECRETS};
 use crate::events::{Recorder, Tone};
@@ -153,12 +154,11 @@ impl Images {
     ) -> Result<ImageRef, ImageError> {
         let said = container.image.as_str();
         let told = Told::new(&self.events, pod, container);
-        let reference = Reference::parse(said).map_err(|why| {
+        let (name, reference) = spoken(said).map_err(|why| {
             let text = format!("Failed to apply default image tag {said:?}: couldn't parse image name {said:?}: {why}");
             told.tell(Tone::Warning, "InspectFailed", text.as_str());
             told.error("InvalidImageName", text, None)
         })?;
-        let name = reference.to_string();
         let policy = container.image_pull_policy.as_str();
         if policy != "Always"
             && let Some(image) = self.present(pod, &name, said, &told).await?
@@ -185,7 +185,7 @@ impl Images {
             let after = (failure.next - now).min(LOOK_AGAIN);
             return Err(told.error("ImagePullBackOff", format!("{text}: {}", failure.text), Some(after)));
         }
-        self.pull(pod, &reference, said, sandbox, &told).await
+        self.pull(pod, (name, &reference), said, sandbox, &told).await
     }
 
     /// The image if it is on the machine already.
@@ -214,12 +214,11 @@ impl Images {
     async fn pull(
         &self,
         pod: &Pod,
-        reference: &Reference,
+        (name, reference): (String, &Reference),
         said: &str,
         sandbox: Option<&PodSandboxConfig>,
         told: &Told<'_>,
     ) -> Result<ImageRef, ImageError> {
-        let name = reference.to_string();
         let keyring = self.keyring(pod, told);
         told.tell(Tone::Normal, "Pulling", format!("Pulling image {said:?}"));
         let asked = Instant::now();

@@ -86,6 +86,18 @@ impl Reference {
     }
 }
 
+/// A name as the runtime is told: as people wrote it, with the tag that they left out. What host is meant by none is the runtime's to know.
+pub(super) fn spoken(said: &str) -> Result<(String, Reference), BadReference> {
+    let reference = Reference::parse(said)?;
+    let (name, _) = said.split_once('@').unwrap_or((said, ""));
+    let has_tag = name.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    let spoken = match reference.digest {
+        None if !has_tag => format!("{said}:{LATEST}"),
+        _ => said.to_owned(),
+    };
+    Ok((spoken, reference))
+}
+
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.host, self.path)?;
@@ -190,6 +202,19 @@ mod tests {
             ("a/b__c/d---e.f", "docker.io/a/b__c/d---e.f:latest".to_owned()),
         ] {
             assert_eq!(Reference::parse(said).map(|r| r.to_string()), Ok(full), "{said}");
+        }
+    }
+
+    #[test]
+    fn the_runtime_is_told_what_was_written() {
+        let digest = format!("a@sha256:{}", "a".repeat(64));
+        for (said, told) in [
+            ("busybox", "busybox:latest"),
+            ("busybox:1", "busybox:1"),
+            ("h:5000/a", "h:5000/a:latest"),
+            (&digest, &digest),
+        ] {
+            assert_eq!(spoken(said).unwrap().0, told);
         }
     }
 

@@ -70,6 +70,18 @@ impl Cgroups {
         self.root.join("cgroup.controllers").exists()
     }
 
+    /// Whether the use of swap can be limited: the kernel may count it or not.
+    pub(super) fn limits_swap(&self) -> bool {
+        if !self.unified() {
+            return self.root.join("memory/memory.memsw.limit_in_bytes").exists();
+        }
+        // The root has no limits: any cgroup below shows which there are.
+        let below = fs::read_dir(&self.root).into_iter().flatten();
+        below
+            .filter_map(Result::ok)
+            .any(|f| f.path().join("memory.swap.max").exists())
+    }
+
     /// Makes a pod's cgroup with what it may use as a whole, or brings it up to date.
     ///
     /// # Errors
@@ -122,7 +134,7 @@ impl Cgroups {
         let trees = if self.unified() {
             vec![self.root.clone()]
         } else {
-            let folders = fs::read_dir(&self.root)?;
+            let folders = fs::read_dir(&self.root).into_iter().flatten();
             folders.filter_map(|f| Some(f.ok()?.path())).collect()
         };
         for tree in trees {
@@ -178,7 +190,7 @@ fn values(pod: &Pod, unified: bool) -> Vec<(&'static str, String)> {
 fn remove(folder: &Path, depth: usize) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
         Err(e) => return Err(e),
     };
     for entry in entries {

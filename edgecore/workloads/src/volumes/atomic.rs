@@ -51,6 +51,11 @@ pub(super) fn write(folder: &Path, files: &Files, group: Option<u32>) -> io::Res
     Ok(!same)
 }
 
+/// Whether a volume's folder was made.
+pub(super) fn is_made(folder: &Path) -> bool {
+    fs::symlink_metadata(folder.join(DATA)).is_ok()
+}
+
 /// Paths come from objects that anybody may have written.
 fn check(path: &str) -> io::Result<()> {
     let parts: Vec<_> = Path::new(path).components().collect();

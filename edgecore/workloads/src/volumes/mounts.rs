@@ -88,7 +88,7 @@ fn unmount_at(target: &Path) -> io::Result<()> {
 }
 
 /// Takes away all that is mounted at or below a folder, the newest first. What a container still has open stays with it and goes with it.
-pub(super) fn unmount_below(folder: &Path) -> io::Result<()> {
+pub(crate) fn unmount_below(folder: &Path) -> io::Result<()> {
     for point in below(folder)?.iter().rev() {
         unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
     }

@@ -240,6 +240,12 @@ async fn needs_root_files_follow_their_objects() {
         "MountVolume.SetUp failed for volume \"map\" : configmap \"c\" not found"
     );
     assert_eq!(text(at("map").join("a")), "one");
+    assert_eq!(
+        stage.volumes.prepared(&pod).await.unwrap(),
+        mounted,
+        "a container may start again with it"
+    );
+    stage.volumes.prepare(&pod).await.unwrap_err();
 }
 
 #[tokio::test]
@@ -248,11 +254,10 @@ async fn needs_root_tokens_are_renewed_before_they_end() {
     let volumes = json!([{"name": "t", "projected": {"sources": [{"configMap": {"name": "c"}},
         {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}}]}}]);
     let pod = stage.pod(volumes, json!({"securityContext": {"runAsUser": 77}})).await;
-    assert_eq!(
-        stage.volumes.refresh_in(&pod),
-        Some(Duration::ZERO),
-        "there is none yet"
-    );
+    assert_eq!(stage.volumes.refresh_in(&pod), None, "there is none yet");
+    let refreshed = stage.volumes.refresh(&pod).await.unwrap();
+    assert!(!refreshed, "only what was made is kept up");
+    assert_eq!(stage.volumes.on_disk().unwrap(), [""; 0]);
     let mounted = stage.volumes.prepare(&pod).await.unwrap();
     let token = mounted.get("t").unwrap().path.join("token");
     let first = text(&token);

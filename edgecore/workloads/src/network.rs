@@ -27,7 +27,7 @@ mod table;
 mod userspace;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -58,6 +58,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(5);
 /// A sandbox that was being made when the agent started has been made by then.
 const LEASES_REST: Duration = Duration::from_secs(60);
+/// What was sent to a pod before Services left it has come in by then.
+const LANDING: Duration = Duration::from_millis(100);
+/// For so long this machine's addresses are believed to be the same.
+const LOCAL_FOR: Duration = Duration::from_secs(5);
 /// Where the kernel is told.
 const SYS: &str = "/proc/sys";
 
@@ -130,9 +134,12 @@ struct Shared {
     own: Option<ClusterAddresses>,
     domain: Option<Domain>,
     faults: Mutex<BTreeMap<Part, String>>,
-    /// What is in force: published when it is.
+    /// What names are answered from.
     table: watch::Sender<Arc<Table>>,
-    api: Mutex<Option<SocketAddr>>,
+    /// What packets are led by.
+    in_force: watch::Sender<Arc<Table>>,
+    /// This machine's addresses, and when they were looked at.
+    local: Mutex<(Option<std::time::Instant>, BTreeSet<IpAddr>)>,
 }
 
 impl Network {
@@ -158,7 +165,8 @@ impl Network {
             own,
             faults: Mutex::new(faults),
             table: watch::Sender::new(Arc::default()),
-            api: Mutex::new(None),
+            in_force: watch::Sender::new(Arc::default()),
+            local: Mutex::default(),
         }))
     }
 
@@ -175,10 +183,7 @@ impl Network {
         let mut failed = None;
         for port in API_PORTS {
             match TcpListener::bind((own.api, port)).await {
-                Ok(listener) => {
-                    *self.0.api.lock().unwrap_or_else(PoisonError::into_inner) = listener.local_addr().ok();
-                    return Some(listener);
-                }
+                Ok(listener) => return Some(listener),
                 Err(e) => failed = Some(e),
             }
         }
@@ -193,8 +198,18 @@ impl Network {
         if ip.is_loopback() || self.0.pods.is_some_and(|pods| pods.contains(ip)) {
             return true;
         }
-        // Another network's pods: known by their addresses, as soon as they are endpoints; their machine's always.
-        self.0.table.borrow().has_endpoint(ip) || link::local_addresses().is_ok_and(|local| local.contains(&ip))
+        // Another network's pods have other addresses.
+        self.0.table.borrow().has_pod(ip) || self.is_local(ip)
+    }
+
+    /// Whether an address is this machine's own, by a look that is at most some seconds old.
+    fn is_local(&self, ip: IpAddr) -> bool {
+        let now = daemon::clock::now();
+        let mut local = self.0.local.lock().unwrap_or_else(PoisonError::into_inner);
+        if local.0.is_none_or(|looked| now.duration_since(looked) > LOCAL_FOR) {
+            *local = (Some(now), link::local_addresses().unwrap_or_default());
+        }
+        local.1.contains(&ip)
     }
 
     /// Names for a pod's `/etc/resolv.conf`.
@@ -213,11 +228,14 @@ impl Network {
         }
     }
 
-    /// Waits until no Service leads to an address any more: what comes in after that goes elsewhere. Bound it by a deadline: who writes
-    /// endpoints may be late.
+    /// Waits until no Service leads to an address any more and what was on its way there has come in: a pod that is ended then misses no
+    /// request. Bound it by a deadline: who writes endpoints may be late, and the kernel may take no rules.
     pub(crate) async fn left(&self, ip: IpAddr) {
-        let mut table = self.0.table.subscribe();
-        drop(table.wait_for(|table| !table.leads_to(ip)).await);
+        let mut table = self.0.in_force.subscribe();
+        if table.borrow_and_update().leads_to(ip) {
+            drop(table.wait_for(|table| !table.leads_to(ip)).await);
+            tokio::time::sleep(LANDING).await;
+        }
     }
 
     /// Does all of it until the drain begins.
@@ -353,3 +371,8 @@ impl Network {
         }
     }
 }
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 
-use self::forward::Forward;
+pub(super) use self::forward::Forward;
 use self::message::{Answer, CNAME, Code, Name, NoQuery, Query, SOA, Section};
 pub(crate) use self::zone::Domain;
 use self::zone::{Data, Found, Zone};
@@ -62,27 +62,24 @@ struct Inner {
     ranges: [Option<Cidr>; 2],
     table: watch::Receiver<Arc<Table>>,
     inside: Inside,
-    own: IpAddr,
     forward: Forward,
     waiting: Arc<Semaphore>,
 }
 
 impl Server {
-    /// `own`: where it answers itself, which is no server to ask.
     pub(super) fn new(
         domain: Domain,
         ranges: [Option<Cidr>; 2],
         table: watch::Receiver<Arc<Table>>,
         inside: Inside,
-        own: IpAddr,
+        forward: Forward,
     ) -> Self {
         Self(Arc::new(Inner {
             domain,
             ranges,
             table,
             inside,
-            own,
-            forward: Forward::new(super::resolv::HOST_FILE.into(), own, forward::PORT),
+            forward,
             waiting: Arc::new(Semaphore::new(WAITING)),
         }))
     }
@@ -253,7 +250,7 @@ impl Server {
             domain: &self.0.domain,
             table: &table,
             ranges: self.0.ranges,
-            server: self.0.own,
+            server: self.0.forward.own(),
         };
         zone.find(name, ty)
     }
@@ -306,3 +303,6 @@ fn send(udp: &UdpSocket, answer: &[u8], to: SocketAddr) {
         tracing::debug!(error = %e, %to, "An answer could not be sent.");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,6 +72,19 @@ impl Kernel {
     }
 }
 
+impl Kernel {
+    /// Looks whether the tables are as they were left: who reloads a firewall may take out all there are.
+    pub(super) async fn look(&mut self) {
+        for (ip, family) in ["ip", "ip6"].into_iter().zip(&mut self.0) {
+            let Some(has) = &family.has else { continue };
+            if listed(ip).await != *has {
+                tracing::warn!(ip, "Somebody changed the rules of Services; they are put right.");
+                *family = Family::default();
+            }
+        }
+    }
+}
+
 /// Takes our tables out of the kernel, where they are.
 pub(super) async fn remove() {
     for ip in ["ip", "ip6"] {

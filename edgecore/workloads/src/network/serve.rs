@@ -17,8 +17,8 @@ use super::nft::{Kernel, NftError};
 use super::rules::{Answering, Machine, ruleset};
 use super::table::{Service, Slice, Table};
 use super::userspace::Proxies;
-use super::{LOOK_AGAIN, Network, Part, RETRY, SYS, dns, host, link, nft};
-use crate::cluster::{Cluster, ENDPOINT_SLICES, Key, Kind, SERVICES};
+use super::{LOOK_AGAIN, Network, Part, RETRY, SYS, dns, host, link, nft, resolv};
+use crate::cluster::{Cluster, ENDPOINT_SLICES, Key, Kind, PODS, SERVICES};
 use crate::settings::Services;
 
 /// Between two changes, so that a burst of them is one.
@@ -28,6 +28,9 @@ const DNS_PORTS: [u16; 2] = [53, 10_053];
 /// The Service of the names, and who says where it leads.
 const NAMES: (&str, &str) = ("kube-system", "kube-dns");
 const MANAGER: &str = "network.kurator.dev";
+
+/// What concerns it.
+const FOLLOWED: [Kind; 3] = [SERVICES, ENDPOINT_SLICES, PODS];
 
 /// Who leads packets.
 enum Way {
@@ -47,7 +50,7 @@ pub(super) async fn services(network: Network, cluster: Cluster, drain: Drain) {
     }
     let mut tap = cluster
         .store()
-        .tap(|event| SERVICES.is_of(&event.object.key) || ENDPOINT_SLICES.is_of(&event.object.key));
+        .tap(|event| FOLLOWED.iter().any(|kind| kind.is_of(&event.object.key)));
     let mut table = all(&network, &cluster);
     let mut answering = None;
     loop {
@@ -59,24 +62,42 @@ pub(super) async fn services(network: Network, cluster: Cluster, drain: Drain) {
             continue;
         }
         let wait = if applied.is_ok() { LOOK_AGAIN } else { RETRY };
+        let now = Arc::new(table.clone());
+        network.0.table.send_replace(Arc::clone(&now));
+        if applied.is_ok() {
+            network.0.in_force.send_replace(now);
+        }
         network.fault(Part::Services, applied.map_err(|e| e.to_string()));
-        network.0.table.send_replace(Arc::new(table.clone()));
-        let tapped = tokio::select! {
-            biased;
-            () = drain.stopping() => return,
-            tapped = tap.next() => Some(tapped),
-            () = tokio::time::sleep(wait) => None,
-        };
-        let Some(first) = tapped else { continue };
-        tokio::time::sleep(REST).await;
-        let mut next = Some(first);
-        while let Some(tapped) = next {
-            match tapped {
-                Tapped::Event(event) => note(&network, &mut table, &event),
-                Tapped::Missed => table = all(&network, &cluster),
-                Tapped::Closed => return,
+        let look = tokio::time::sleep(wait);
+        tokio::pin!(look);
+        let mut changed = false;
+        while !changed {
+            let mut next = tokio::select! {
+                biased;
+                () = drain.stopping() => return,
+                tapped = tap.next() => Some(tapped),
+                () = &mut look => {
+                    if let Way::Kernel(kernel) = &mut way {
+                        kernel.look().await;
+                    }
+                    break;
+                }
+            };
+            while let Some(tapped) = next {
+                let before = changed;
+                match tapped {
+                    Tapped::Event(event) => changed |= note(&network, &mut table, &event),
+                    Tapped::Missed => {
+                        table = all(&network, &cluster);
+                        changed = true;
+                    }
+                    Tapped::Closed => return,
+                }
+                if changed && !before {
+                    tokio::time::sleep(REST).await;
+                }
+                next = tap.try_next();
             }
-            next = tap.try_next();
         }
     }
 }
@@ -156,18 +177,24 @@ fn all(network: &Network, cluster: &Cluster) -> Table {
     for object in list(ENDPOINT_SLICES) {
         table.slice(Key::of(&object), Slice::read(&object, &network.0.node));
     }
+    for object in list(PODS) {
+        table.pod(Key::of(&object), Some(&object));
+    }
     table
 }
 
-fn note(network: &Network, table: &mut Table, event: &Event) {
+/// Takes a change in. Whether it was one for the network.
+fn note(network: &Network, table: &mut Table, event: &Event) -> bool {
     let object = &event.object;
     let key = Key::new(object.key.namespace.clone(), object.key.name.clone());
     let there = event.kind != EventKind::Deleted;
     let value = || object.value().ok().filter(|_| there);
     if SERVICES.is_of(&object.key) {
-        table.service(key, value().as_ref().map(Service::read));
+        table.service(key, value().as_ref().map(Service::read))
+    } else if PODS.is_of(&object.key) {
+        table.pod(key, value().as_ref())
     } else {
-        table.slice(key, value().and_then(|v| Slice::read(&v, &network.0.node)));
+        table.slice(key, value().and_then(|v| Slice::read(&v, &network.0.node)))
     }
 }
 
@@ -196,7 +223,7 @@ pub(super) async fn names(network: Network, cluster: Cluster, drain: Drain) {
                     [Some(own.services), network.0.pods],
                     network.0.table.subscribe(),
                     Arc::new(move |ip| inside.is_inside(ip)),
-                    own.dns,
+                    dns::Forward::new(resolv::HOST_FILE.into(), own.dns, DNS_PORTS[0]),
                 );
                 return server.run(udp, tcp, drain).await;
             }

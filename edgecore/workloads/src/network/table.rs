@@ -169,6 +169,7 @@ impl Slice {
 pub(super) struct Table {
     services: BTreeMap<Key, Arc<Service>>,
     slices: BTreeMap<Key, Arc<Slice>>,
+    pods: BTreeMap<Key, Arc<Vec<IpAddr>>>,
 }
 
 /// A port of a Service in one family: who is spoken to, and who answers.
@@ -215,6 +216,17 @@ impl Table {
         replace(&mut self.slices, key, slice)
     }
 
+    /// Takes in a Pod's addresses; those of the machine's own network are none of its own.
+    pub(super) fn pod(&mut self, key: Key, object: Option<&Value>) -> bool {
+        let own = object.filter(|pod| pod["spec"]["hostNetwork"] != true);
+        let ips = own.map(|pod| {
+            list(&pod["status"]["podIPs"])
+                .filter_map(|ip| text(&ip["ip"]).parse().ok())
+                .collect()
+        });
+        replace(&mut self.pods, key, ips.filter(|ips: &Vec<_>| !ips.is_empty()))
+    }
+
     pub(super) fn get(&self, key: &Key) -> Option<&Service> {
         self.services.get(key).map(Arc::as_ref)
     }
@@ -235,11 +247,9 @@ impl Table {
             .flat_map(|slice| slice.endpoints.iter().map(|e| (e, &*slice.ports)))
     }
 
-    /// Whether an address is that of an endpoint.
-    pub(super) fn has_endpoint(&self, ip: IpAddr) -> bool {
-        self.slices
-            .values()
-            .any(|slice| slice.endpoints.iter().any(|e| e.ip == ip && e.local))
+    /// Whether an address is that of a pod.
+    pub(super) fn has_pod(&self, ip: IpAddr) -> bool {
+        self.pods.values().any(|ips| ips.contains(&ip))
     }
 
     /// Whether a Service leads new connections to an address.
@@ -486,5 +496,11 @@ pub(super) mod tests {
         let same = objects.remove(0);
         assert!(!again.service(Key::of(&same), Some(Service::read(&same))));
         assert!(again.service(Key::of(&same), None) && !again.service(Key::of(&same), None));
+        let pod = json!({"metadata": {"name": "a", "namespace": "line"}, "status": {"podIPs": [{"ip": "10.9.0.1"}]}});
+        assert!(again.pod(Key::of(&pod), Some(&pod)) && !again.pod(Key::of(&pod), Some(&pod)));
+        assert!(again.has_pod("10.9.0.1".parse().unwrap()) && !again.has_pod("10.9.0.2".parse().unwrap()));
+        let mut host = pod.clone();
+        host["spec"]["hostNetwork"] = true.into();
+        assert!(again.pod(Key::of(&host), Some(&host)) && !again.has_pod("10.9.0.1".parse().unwrap()));
     }
 }

@@ -32,13 +32,11 @@ const LARGEST: usize = 2048;
 const LONGEST: [u32; 2] = [600, 30];
 /// A datagram from a server that follows what we say we take; a little more is let through.
 const DATAGRAM: usize = 4096;
-/// Where servers listen.
-pub(super) const PORT: u16 = 53;
 
 type Bytes = Arc<[u8]>;
 type Key = Vec<u8>;
 
-pub(super) struct Forward {
+pub(in crate::network) struct Forward {
     file: PathBuf,
     /// Where we answer ourselves.
     own: IpAddr,
@@ -67,13 +65,18 @@ struct Remembered {
 }
 
 impl Forward {
-    pub(super) fn new(file: PathBuf, own: IpAddr, port: u16) -> Self {
+    /// The servers in a resolver's file, each at this port; `own`: where we answer ourselves, which is no server to ask.
+    pub(in crate::network) fn new(file: PathBuf, own: IpAddr, port: u16) -> Self {
         Self {
             file,
             own,
             port,
             state: Mutex::default(),
         }
+    }
+
+    pub(super) const fn own(&self) -> IpAddr {
+        self.own
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

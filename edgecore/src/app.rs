@@ -23,7 +23,7 @@ use metastore::api::{AUDIT_STREAM, ApiServer};
 use metastore::store::{JournalBound, SealKey, Store, StoreError, StoreOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use workloads::{Machine, MachineOptions};
+use workloads::Workloads;
 
 pub use files::Addresses;
 pub use lives::run;
@@ -142,9 +142,9 @@ impl Agent {
         daemon::tls::install_provider();
         recover_identity(&config.pki)?;
         let node = identity::node_name(&config)?;
-        let store = open_store(&config)?;
+        let (store, trust_store) = open_store(&config)?;
         let drains = [Drain::new(), Drain::new(), Drain::new()];
-        let started = Self::start_on(&config, node, store.clone(), drains.clone()).await;
+        let started = Self::start_on(&config, node, (store.clone(), trust_store), drains.clone()).await;
         if started.is_err() {
             for drain in drains {
                 drain.finish(STOP_DEADLINE).await;
@@ -164,7 +164,7 @@ impl Agent {
     async fn start_on(
         config: &Config,
         node: String,
-        store: Store,
+        (store, trust_store): (Store, bool),
         [outer, inner, probes]: [Drain; 3],
     ) -> Result<Self, AgentError> {
         let ready = Ready::new();
@@ -195,13 +195,16 @@ impl Agent {
             probes.clone(),
         )));
         drop(probes.spawn(tell_end(store.clone(), ready.clone(), probes.clone())));
-        let machine = Arc::new(Machine::new(MachineOptions {
-            node: node.as_str().into(),
+        let workloads = Workloads::new(workloads::Options {
+            node: node.clone(),
             data_dir: config.data_dir.clone(),
             store: store.clone(),
-            settings: Arc::new(config.workloads.clone()),
-        }));
-        drop(outer.spawn(Arc::clone(&machine).follow(outer.clone())));
+            settings: config.workloads.clone(),
+            trust_store,
+        });
+        let machine = workloads.clone();
+        let following = outer.clone();
+        drop(outer.spawn(async move { machine.follow(following).await }));
         let meta = Meta {
             node: node.clone(),
             labels: config.labels.clone(),
@@ -211,7 +214,7 @@ impl Agent {
             stamps: stamps.clone(),
             token_file: config.token_file.clone(),
             audit: config.audit.enabled,
-            report: machine.report(),
+            workloads,
         };
         let (api_in, api_out) = watch::channel(None);
         drop(outer.spawn(run_api(meta, api, api_in, block, outer.clone())));
@@ -344,8 +347,19 @@ async fn run_api(meta: Meta, listener: TcpListener, up: watch::Sender<Option<Api
     let Ok(at) = listener.local_addr() else { return };
     let served = async {
         let keys = meta.keys(at).await?;
-        let server = meta.build(&keys, drain.clone()).await?;
+        let inside = meta.workloads.listen().await;
+        let server = meta.build(&keys, inside.as_ref(), drain.clone()).await?;
         up.send_replace(Some(server.clone()));
+        drop(drain.spawn(meta.workloads.clone().run(server.clone(), drain.clone())));
+        if let Some(inside) = inside {
+            drop(drain.spawn(meta::serve_inside(
+                &keys,
+                meta.workloads.clone(),
+                server.clone(),
+                inside,
+                drain.clone(),
+            )));
+        }
         drop(drain.spawn(meta.clone().follow_node(at.port(), drain.clone())));
         meta::serve(keys, server, listener, block, drain.clone()).await;
         Ok::<_, MetaError>(())
@@ -361,7 +375,8 @@ fn store_path(config: &Config) -> PathBuf {
     config.data_dir.join("edgecore.db")
 }
 
-fn open_store(config: &Config) -> Result<Store, AgentError> {
+/// The store, and whether it is the one that was left: not one that had to take the place of a damaged one.
+fn open_store(config: &Config) -> Result<(Store, bool), AgentError> {
     for folder in [&config.data_dir, &config.pki] {
         make_folder(folder).map_err(|source| AgentError::Io {
             path: folder.clone(),
@@ -397,7 +412,7 @@ fn open_store(config: &Config) -> Result<Store, AgentError> {
         let restored = opened.restored;
         tracing::error!(set_aside = %damaged.display(), restored, "The store was damaged and set aside.");
     }
-    Ok(store)
+    Ok((store, opened.damaged.is_none()))
 }
 
 /// Makes a folder, for its owner only, if it is not there.

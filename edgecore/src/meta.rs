@@ -16,14 +16,15 @@ use daemon::drain::Drain;
 use daemon::ready::Block;
 use device_models::{CRDS, ROLES};
 use link::pki::{Cert, Kubeconfig, LocalCa, PkiError, write_kubeconfig};
-use metastore::api::{ApiServer, BuildError, Identify, TokenOptions, User, builtin_kinds};
+use metastore::api::{
+    ApiServer, BuildError, Identify, Peer, ServiceRange, Status, TokenOptions, User, builtin_kinds, refusal,
+};
 use metastore::store::{CommitError, Expect, ObjectKey, Store, StoreError, Tx, WatchError};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use workloads::Report;
+use workloads::Workloads;
 
 use self::node::NodeState;
 use crate::objects;
@@ -43,6 +44,8 @@ const TOGETHER: Duration = Duration::from_millis(100);
 pub(crate) enum MetaError {
     #[error(transparent)]
     Pki(#[from] PkiError),
+    #[error("Services: {0}")]
+    Services(String),
     #[error("TLS of the local API: {0}")]
     Tls(String),
     #[error(transparent)]
@@ -64,8 +67,8 @@ pub(crate) struct Meta {
     pub(crate) stamps: Stamps,
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) audit: bool,
-    /// What the Node says about the machine.
-    pub(crate) report: watch::Receiver<Report>,
+    /// Containers here: what the Node says about the machine, the way to programs, and how pods reach this API.
+    pub(crate) workloads: Workloads,
 }
 
 /// By what clients know the local API, and it them.
@@ -82,7 +85,12 @@ impl Meta {
     ///
     /// # Errors
     /// When the store cannot be read or written.
-    pub(crate) async fn build(&self, keys: &Keys, drain: Drain) -> Result<ApiServer, MetaError> {
+    pub(crate) async fn build(
+        &self,
+        keys: &Keys,
+        inside: Option<&TcpListener>,
+        drain: Drain,
+    ) -> Result<ApiServer, MetaError> {
         self.write_node(keys.port).await?;
         let admission = admission::EdgeAdmission::new(&self.node, self.stamps.clone());
         let store = self.store.clone();
@@ -90,7 +98,15 @@ impl Meta {
         tokens.file.clone_from(&self.token_file);
         // The owner of what the hub keeps may be at the hub alone. What cannot be looked up stays.
         let collects = Arc::new(move |key: &ObjectKey| is_mirrored(&store, key).is_ok_and(|mirrored| !mirrored));
-        Ok(ApiServer::builder(self.store.clone())
+        let mut builder = ApiServer::builder(self.store.clone());
+        if let Some(addresses) = self.workloads.addresses() {
+            let range = addresses.services.to_string().parse::<ServiceRange>();
+            builder = builder.service_ranges(Some(range.map_err(|e| MetaError::Services(e.to_string()))?));
+        }
+        if let Some(at) = inside.and_then(|inside| inside.local_addr().ok()) {
+            builder = builder.advertise(at);
+        }
+        Ok(builder
             .kinds(builtin_kinds())
             .crds(CRDS)
             .roles(ROLES)
@@ -99,6 +115,8 @@ impl Meta {
             .audit(self.audit)
             .admission(Arc::new(admission))
             .collects(collects)
+            .connector(self.workloads.connector())
+            .runs_pods(self.workloads.enabled())
             .node_name(self.node.as_str())
             .answer_memory(ANSWER_MEMORY)
             .drain(drain)
@@ -127,6 +145,7 @@ impl Meta {
         if !at.ip().is_unspecified() && !names.contains(&at.ip().to_string()) {
             names.push(at.ip().to_string());
         }
+        names.extend(self.workloads.addresses().into_iter().flat_map(|cluster| cluster.names));
         let ca = LocalCa::load_or_create(&self.pki.join("local"), &names)?;
         let url = format!("https://{}", reached(at));
         self.write_kubeconfig(&ca, &url)?;
@@ -189,7 +208,7 @@ impl Meta {
     /// # Errors
     /// When the store cannot be read or written.
     pub(crate) async fn write_node(&self, port: u16) -> Result<(), MetaError> {
-        let report = self.report.borrow().clone();
+        let report = self.workloads.report().borrow().clone();
         let key = objects::node_key(&self.node);
         for _ in 0..RACES {
             let labels = self.labels()?;
@@ -218,7 +237,8 @@ impl Meta {
 
     /// Follows what the hub says about this gateway's labels, what the machine reports, and what others write into the Node, until the
     /// drain begins.
-    pub(crate) async fn follow_node(mut self, port: u16, drain: Drain) {
+    pub(crate) async fn follow_node(self, port: u16, drain: Drain) {
+        let mut report = self.workloads.report();
         loop {
             // From a revision on, then the Node as of now: what is said between the two is not missed.
             let revision = self.store.revision();
@@ -229,7 +249,7 @@ impl Meta {
                 return;
             };
             loop {
-                self.report.mark_unchanged();
+                report.mark_unchanged();
                 if let Err(e) = self.write_node(port).await {
                     tracing::warn!(error = %e, "The Node cannot be written.");
                 }
@@ -238,7 +258,7 @@ impl Meta {
                     () = drain.stopping() => return,
                     changed = announced.next() => changed.map(drop),
                     changed = nodes.next() => changed.map(drop),
-                    Ok(()) = self.report.changed() => Ok(()),
+                    Ok(()) = report.changed() => Ok(()),
                 };
                 match changed {
                     Ok(()) => {}
@@ -266,6 +286,32 @@ pub(crate) async fn serve(keys: Keys, server: ApiServer, listener: TcpListener, 
     // The kubeconfig stands and the listener accepts.
     drop(block);
     metastore::api::serve(listener, Arc::new(keys.tls), identify, server, drain).await;
+}
+
+/// Serves pods and programs of this machine at the API's own address until the drain begins; nobody else is answered there.
+pub(crate) fn serve_inside(
+    keys: &Keys,
+    workloads: Workloads,
+    server: ApiServer,
+    listener: TcpListener,
+    drain: Drain,
+) -> impl Future<Output = ()> + Send + use<> {
+    let tls = Arc::new(keys.tls.clone());
+    // Tokens say who asks: certificates are for the machine's own door.
+    let identify: Identify = Arc::new(|_| None);
+    let inside = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let peer = request.extensions().get::<Peer>().copied();
+        let welcome = peer.is_some_and(|Peer(from)| workloads.is_inside(from.ip()));
+        let server = server.clone();
+        async move {
+            if welcome {
+                return Ok::<_, std::convert::Infallible>(server.handle(request).await);
+            }
+            let why = "only pods and programs of this machine are answered here";
+            Ok(refusal(&Status::forbidden("", "", "", why)))
+        }
+    });
+    metastore::api::serve(listener, tls, identify, inside, drain)
 }
 
 /// An address by which a client on this machine reaches what listens at `at`.

@@ -29,7 +29,9 @@ mod setup;
 mod supply;
 mod time;
 mod volumes;
+mod workloads;
 
 pub use machine::{Condition, Eviction, Machine, MachineOptions, Report, Reserved};
 pub use network::{Cidr, CidrError, ClusterAddresses, FUZZ_TARGETS, FuzzTarget};
 pub use settings::{CgroupDriver, Services, Settings};
+pub use workloads::{Options, Workloads};

@@ -19,8 +19,7 @@ use metastore::api::{DeleteOptions, Propagation, Status};
 use serde_json::{Map, Value, json};
 
 use super::look::{
-    WallClock, annotation, controller as controller_of, is_terminating, job_end, list, name, namespace, seconds, text,
-    uid, whole,
+    WallClock, annotation, controller_of, is_terminating, job_end, list, name, namespace, seconds, text, uid, whole,
 };
 use super::schedule::{Schedule, split_zone, zone};
 use super::shared::owner_reference;

@@ -31,6 +31,8 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_secs(10), Duration::from_
 const FORGET: Duration = Duration::from_secs(600);
 /// An image may come by another way, such as an import: that is looked for this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// How long a failed pull is shown as such, before it is shown as a wait for the next.
+const SHOWN: Duration = Duration::from_secs(2);
 /// Progress is told after this time, then after twice as long each time.
 const PROGRESS: Duration = Duration::from_secs(30);
 /// Failures that are remembered.
@@ -283,7 +285,8 @@ impl Images {
                 told.tell(Tone::Warning, "Failed", format!("Failed to pull image {said:?}: {why}"));
                 let (reason, text) = told_apart(said, &why);
                 let after = self.pulls.failed(pod.uid(), &name, format!("{reason}: {text}"));
-                Err(told.error(reason, text, Some(after)))
+                // Asked again before that, it says how it waits.
+                Err(told.error(reason, text, Some(after.min(SHOWN))))
             }
         }
     }

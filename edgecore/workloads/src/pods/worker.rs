@@ -28,6 +28,8 @@ use crate::pod::Pod;
 
 /// How long a status waits to be written while something is under way that will change it again.
 const SETTLES: Duration = Duration::from_millis(250);
+/// What was told to have ended and still runs by the runtime's records is looked at again after this long, doubled each time, so often.
+const RECORDS: (Duration, u32) = (Duration::from_millis(10), 9);
 /// How long after a failed try the next one comes, when nobody says, in milliseconds: doubled up to the second.
 const RETRY: u64 = 1000;
 const RETRY_MOST: u64 = 10_000;
@@ -58,6 +60,8 @@ pub(super) struct Worker {
     written: (u64, String),
     /// Containers whose back-off has been told of.
     told: BTreeMap<String, u32>,
+    /// Containers and sandboxes that something was told of while they still run by the runtime's records: how often they were looked at.
+    doubted: BTreeMap<String, u32>,
 }
 
 impl Worker {
@@ -78,6 +82,7 @@ impl Worker {
             unwritten: None,
             written: (0, String::new()),
             told: BTreeMap::new(),
+            doubted: BTreeMap::new(),
         }
     }
 
@@ -153,7 +158,8 @@ impl Worker {
             .wake_at
             .map(|at| now + Duration::from_millis(at.saturating_sub(wall)));
         let far = now + Duration::from_secs(3600);
-        Some([wake, due].into_iter().flatten().min().unwrap_or(far))
+        let doubt = self.doubted.values().min().map(|looks| now + RECORDS.0 * (1 << looks));
+        Some([wake, due, doubt].into_iter().flatten().min().unwrap_or(far))
     }
 
     /// Takes in what was told, and looks at what it names.
@@ -167,13 +173,23 @@ impl Worker {
         if inbox.files && !self.memory.torn_down {
             self.refresh_files();
         }
+        // Events run ahead of the runtime's own records: what ended may be said to run for a while.
+        self.doubted.extend(inbox.ids.into_iter().map(|id| (id, 0)));
         if inbox.relist || !self.known {
             self.relist().await?;
-            return Ok(());
+        } else {
+            let ids: Vec<String> = self.doubted.keys().cloned().collect();
+            for id in ids {
+                self.refresh(&id).await?;
+            }
         }
-        for id in inbox.ids {
-            self.refresh(&id).await?;
-        }
+        let observed = &self.observed;
+        self.doubted.retain(|id, looks| {
+            *looks += 1;
+            let runs = observed.container(id).is_some_and(|c| c.state == State::Running)
+                || observed.sandboxes.iter().any(|s| s.id == *id && s.ready);
+            runs && *looks < RECORDS.1
+        });
         Ok(())
     }
 

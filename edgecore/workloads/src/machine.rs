@@ -38,7 +38,7 @@ pub(crate) use usage::{ContainerUse, Disk, Host, PodUse, Usage, Use};
 /// Between two looks at a runtime that is well; what happens to it meanwhile ends the connection.
 const CALM: Duration = Duration::from_secs(60);
 /// Between two looks at one that lacks something: its network, as a rule, which comes without a word.
-const LACKING: Duration = Duration::from_secs(5);
+const LACKING: Duration = Duration::from_secs(1);
 /// First and longest wait for one that does not answer.
 const AWAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// Between two looks for one to be installed.
@@ -263,6 +263,7 @@ impl Machine {
             _ => {}
         }
         let network = self.network.get().and_then(|check| check().err());
+        let wait = if network.is_some() { wait.min(LACKING) } else { wait };
         self.learn(|known| {
             known.standing = standing;
             known.network = network;

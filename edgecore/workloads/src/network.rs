@@ -35,7 +35,7 @@ use std::time::Duration;
 use cri::Runtime;
 use daemon::drain::Drain;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub use cidr::{Cidr, CidrError};
 pub use dns::{FUZZ_TARGETS, FuzzTarget};
@@ -134,6 +134,8 @@ struct Shared {
     own: Option<ClusterAddresses>,
     domain: Option<Domain>,
     faults: Mutex<BTreeMap<Part, String>>,
+    /// Other faults than before, or none.
+    faults_changed: Notify,
     /// What names are answered from.
     table: watch::Sender<Arc<Table>>,
     /// What packets are led by.
@@ -164,6 +166,7 @@ impl Network {
             domain: Domain::new(&settings.cluster_domain),
             own,
             faults: Mutex::new(faults),
+            faults_changed: Notify::new(),
             table: watch::Sender::new(Arc::default()),
             in_force: watch::Sender::new(Arc::default()),
             local: Mutex::default(),
@@ -226,6 +229,11 @@ impl Network {
             None => Ok(()),
             Some(_) => Err(faults.values().cloned().collect::<Vec<_>>().join("; ")),
         }
+    }
+
+    /// Waits until [`Self::ready`] says something else.
+    pub(crate) async fn changed(&self) {
+        self.0.faults_changed.notified().await;
     }
 
     /// Waits until no Service leads to an address any more and what was on its way there has come in: a pod that is ended then misses no
@@ -360,14 +368,19 @@ impl Network {
     /// Notes how a part is.
     fn fault(&self, part: Part, how: Result<(), String>) {
         let mut faults = self.faults();
-        match how {
-            Ok(()) => drop(faults.remove(&part)),
+        let changed = match how {
+            Ok(()) => faults.remove(&part).is_some(),
             Err(why) => {
                 let before = faults.insert(part, why.clone());
-                if before.as_ref() != Some(&why) {
+                let new = before.as_ref() != Some(&why);
+                if new {
                     tracing::warn!(?part, why, "The pods' network is not as it should be.");
                 }
+                new
             }
+        };
+        if changed {
+            self.0.faults_changed.notify_one();
         }
     }
 }

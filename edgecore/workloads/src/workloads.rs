@@ -155,6 +155,16 @@ impl Workloads {
         let Some(systemd) = parts.systemd(&runtime, &drain).await else {
             return;
         };
+        let (changed, machine, stopping) = (parts.network.clone(), Arc::clone(&parts.machine), drain.clone());
+        drop(drain.spawn(async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stopping.stopping() => return,
+                    () = changed.changed() => machine.look_soon(),
+                }
+            }
+        }));
         let network = Cluster::new(api.clone(), "network");
         drop(drain.spawn(parts.network.clone().run(network, drain.clone())));
         self.run_pods(&api, runtime, systemd, &recorder, drain).await;

@@ -109,7 +109,9 @@ impl Core {
             } else {
                 named.clone()
             };
-            match self.create_named(&w, value.clone(), given.as_ref(), &name).await {
+            // Who refuses it before it has a name knows the beginning of one.
+            let known = if named.is_empty() { &prefix } else { &named };
+            match self.create_named(&w, value.clone(), given.as_ref(), &name, known).await {
                 Err(status) if status.reason == "AlreadyExists" && attempt < attempts => {}
                 Err(status) => return Err(status),
                 Ok(mut written) => {
@@ -127,6 +129,7 @@ impl Core {
         mut value: Value,
         given: Option<&Value>,
         name: &str,
+        known: &str,
     ) -> Result<Written, Status> {
         let kind = w.kind;
         let _turn = self.turn(kind).await;
@@ -150,7 +153,7 @@ impl Core {
         self.settle_names(kind, &mut value)?;
         let gate = self.gate.read().await;
         self.check_place(kind, w.namespace, name)?;
-        self.admit(w, Operation::Create, name, None, &mut value)?;
+        self.admit(w, Operation::Create, known, None, &mut value)?;
         self.give(w, &mut value, None, name)?;
         let mut warnings = self.validate(w, &value, None, name).await?;
         note_owner(w, None, &mut value, given)?;

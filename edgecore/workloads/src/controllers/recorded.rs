@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use metastore::api::{DeleteOptions, Propagation};
 use serde_json::{Map, Value, json};
 
 use super::shared::{annotation, is_terminating, list, name, number, text};
@@ -109,6 +110,21 @@ async fn act(stage: &mut Stage, action: &str, with: &Value) {
                 .await;
         }
         "delete" => stage.delete(kind_of(text(with, "/kind")), text(with, "/name")).await,
+        "orphan" => {
+            let (kind, named) = (kind_of(text(with, "/kind")), text(with, "/name"));
+            let options = DeleteOptions {
+                propagation: Some(Propagation::Orphan),
+                ..DeleteOptions::default()
+            };
+            stage
+                .cluster
+                .delete(kind, &Key::new(NAMESPACE, named), &options)
+                .await
+                .unwrap();
+            stage
+                .until("it is gone", |stage| stage.get(kind, named).is_null())
+                .await;
+        }
         "fail" => stage.ended(with.as_str().unwrap(), "Failed").await,
         "gone" => stage.gone(with.as_str().unwrap()).await,
         "settle" => loop {
@@ -196,7 +212,8 @@ fn plain(kind: Kind, object: &Value) -> Value {
         if !tolerations.is_empty() {
             out["spec"]["tolerations"] = json!(tolerations);
         }
-        let volumes = list(object, "/spec/volumes");
+        let token = |v: &&Value| text(v, "/name").starts_with("kube-api-access");
+        let volumes: Vec<&Value> = list(object, "/spec/volumes").iter().filter(|v| !token(v)).collect();
         if !volumes.is_empty() {
             out["spec"]["volumes"] = json!(volumes);
         }
@@ -241,7 +258,8 @@ fn plain(kind: Kind, object: &Value) -> Value {
 fn told(stage: &Stage, words: &Words) -> BTreeSet<String> {
     let line = |event: &Value| {
         let mut message = text(event, "/message").to_owned();
-        if message.starts_with("Created pod: ") || message.starts_with("Deleted pod: ") {
+        let of_pod = message.starts_with("Created pod: ") || message.starts_with("Deleted pod: ");
+        if of_pod && message.rsplit('-').next().is_some_and(|end| end.len() == 5) {
             message.truncate(message.len() - 5);
             message.push('*');
         }
@@ -327,4 +345,10 @@ scenarios! {
     claims: "claims that go",
     daemons: "one on the node",
     daemon_affinity: "with affinity of its own",
+    adopted_sets: "left alone and taken again",
+    refused: "pods that are refused",
+    adopted_pods: "orphans",
+    adopted_named: "orphans with names",
+    adopted_daemon: "an orphan on the node",
+    strategies: "from one strategy to the other",
 }

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use http::StatusCode;
 use metastore::api::{Status, selector_selects};
 use serde_json::{Value, json};
 
@@ -15,6 +16,8 @@ use crate::cluster::{Cluster, Key, Kind, PODS, REPLICA_SETS};
 use crate::events::Recorder;
 
 const FAILURE: &str = "ReplicaFailure";
+/// Most pods of one set: a gateway has room for far fewer, and a slip of the finger is not to fill its disk.
+const MOST: usize = 1000;
 
 /// The controller of ReplicaSets.
 pub(crate) fn replica_set(cluster: Cluster, events: Recorder) -> Arc<dyn Controller> {
@@ -74,7 +77,11 @@ impl ReplicaSets {
         let wanted = usize::try_from(number(set, "/spec/replicas")).unwrap_or(0);
         if pods.len() < wanted {
             let template = &set["spec"]["template"];
-            return create_pods(&self.cluster, &self.events, set, template, wanted, pods).await;
+            create_pods(&self.cluster, &self.events, set, template, wanted.min(MOST), pods).await?;
+        }
+        if wanted > MOST && pods.len() < wanted {
+            let why = format!("{wanted} replicas are wanted, a gateway makes at most {MOST} of one set");
+            return Err(Status::new(StatusCode::FORBIDDEN, "Forbidden", why));
         }
         if pods.len() > wanted {
             rank_for_deletion(pods, now);

@@ -104,6 +104,12 @@ impl Runner {
         runner
     }
 
+    /// Knows nothing any more.
+    #[cfg(test)]
+    pub(super) fn restart(&mut self) {
+        *self = Self::new(Arc::clone(&self.controller), self.cluster.clone());
+    }
+
     /// Takes in all that changed. False when nothing will change any more.
     pub(super) fn take_in(&mut self) -> bool {
         while let Some(tapped) = self.tap.try_next() {

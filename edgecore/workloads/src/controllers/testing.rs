@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use metastore::api::{Admission, AdmitContext, ApiServer, DeleteOptions, Operation, Status};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use super::run::Runner;
 use super::shared::{is_active, is_ready, is_terminating, name};
 use super::{Controller, all};
-use crate::cluster::{Cluster, EVENTS, Key, Kind, PODS};
+use crate::cluster::{Cluster, EVENTS, Key, Kind, NAMESPACES, PODS};
 use crate::events::Recorder;
 use crate::settings::Settings;
 
@@ -41,7 +42,9 @@ impl Stage {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(StoreOptions::new(folder.path().join("api.db"))).unwrap();
         let gate = Gate::default();
-        let api = ApiServer::builder(store).admission(Arc::new(gate.clone()));
+        let api = ApiServer::builder(store)
+            .runs_pods(true)
+            .admission(Arc::new(gate.clone()));
         let api = api.build().await.unwrap();
         let cluster = Cluster::new(api, "test");
         let (events, writer) = Recorder::new(cluster.clone(), NODE.into(), "test");
@@ -82,6 +85,33 @@ impl Stage {
             }
         }
         false
+    }
+
+    /// Ends a controller in the middle of a look, after so many steps of it, and starts it anew: what was handed to the store is written, the
+    /// rest never happens.
+    pub(crate) async fn kill(&mut self, steps: usize) {
+        let at = self.rng.usize(..self.runners.len());
+        let runner = &mut self.runners[at];
+        assert!(runner.take_in(), "the store is open");
+        let mut look = Box::pin(runner.look());
+        let mut left = steps;
+        std::future::poll_fn(|context| {
+            if left == 0 {
+                return Poll::Ready(());
+            }
+            left -= 1;
+            look.as_mut().poll(context).map(drop)
+        })
+        .await;
+        drop(look);
+        // Behind everything that waits to be written.
+        let (namespace, turn) = (Key::new("", NAMESPACE), self.rng.u64(..).to_string());
+        let last = self.cluster.modify(NAMESPACES, &namespace, |object| {
+            object["metadata"]["annotations"]["turn"] = turn.as_str().into();
+            Ok(())
+        });
+        last.await.unwrap();
+        self.runners[at].restart();
     }
 
     /// Lets controllers look until nobody has anything to look at. Pods do not change.

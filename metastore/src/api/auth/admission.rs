@@ -29,7 +29,7 @@ pub struct AdmitContext<'a> {
     pub kind: &'a KindSpec,
     /// The object's namespace, empty for cluster scope.
     pub namespace: &'a str,
-    /// The object's name.
+    /// The object's name; where that is still to be made up, what it will begin with.
     pub name: &'a str,
     /// `status`, `scale`, an action, or empty for the object itself.
     pub subresource: &'a str,

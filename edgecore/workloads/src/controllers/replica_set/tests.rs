@@ -190,3 +190,16 @@ async fn one_on_its_way_out_makes_nothing() {
     assert_eq!(stage.get(REPLICA_SETS, "web")["status"]["replicas"], 1);
     assert!(!text(&stage.get(REPLICA_SETS, "web"), "/metadata/deletionTimestamp").is_empty());
 }
+
+#[tokio::test]
+async fn a_slip_of_the_finger_does_not_fill_the_disk() {
+    let mut stage = stage().await;
+    stage.create(set(1_000_000)).await;
+    stage.step().await;
+    assert_eq!(stage.pods().len(), MOST);
+    let status = stage.get(REPLICA_SETS, "web")["status"].clone();
+    assert_eq!(status["replicas"], MOST);
+    assert_eq!(status["conditions"][0]["reason"], "FailedCreate");
+    let why = "1000000 replicas are wanted, a gateway makes at most 1000 of one set";
+    assert_eq!(status["conditions"][0]["message"], why);
+}

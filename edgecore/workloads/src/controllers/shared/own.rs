@@ -8,8 +8,8 @@ use super::{controller_of, is_terminating, list, name, owner_reference, selects,
 use crate::cluster::{Cluster, Key, Kind, PODS};
 use crate::events::{Recorder, Tone};
 
-/// Most pods made or taken away in one look.
-const MOST_AT_ONCE: usize = 500;
+/// Pods made or taken away at the same time: so many share a write to the disk, and what they weigh until then is bounded.
+const MOST_AT_ONCE: usize = 16;
 
 /// Refuses to change an object that has only the name of the one that was looked at.
 pub(crate) fn same_object(kind: Kind, looked_at: &Value, current: &Value) -> Result<(), Status> {
@@ -139,10 +139,9 @@ pub(crate) async fn create_pods(
 ) -> Result<(), Status> {
     let mut pod = pod_of(owner, template);
     pod["metadata"]["generateName"] = format!("{}-", name(owner)).into();
-    let most = wanted.min(pods.len() + MOST_AT_ONCE);
     let mut batch = 1;
-    while pods.len() < most {
-        let size = batch.min(most - pods.len());
+    while pods.len() < wanted {
+        let size = batch.min(wanted - pods.len());
         let making = (0..size).map(|_| create_pod(cluster, events, owner, pod.clone()));
         let made = join_all(making).await;
         let refused = made.iter().find_map(|made| made.as_ref().err().cloned());
@@ -150,7 +149,7 @@ pub(crate) async fn create_pods(
         match refused {
             Some(e) if is_namespace_going(&e) => return Ok(()),
             Some(e) => return Err(e),
-            None => batch *= 2,
+            None => batch = MOST_AT_ONCE.min(batch * 2),
         }
     }
     Ok(())
@@ -163,23 +162,28 @@ pub(crate) async fn delete_pods(
     owner: &Value,
     pods: &[Value],
 ) -> Result<(), Status> {
-    let each = pods.iter().take(MOST_AT_ONCE).map(|pod| async move {
-        let options = DeleteOptions {
-            uid: Some(uid(pod).to_owned()),
-            ..DeleteOptions::default()
-        };
-        match cluster.delete(PODS, &Key::of(pod), &options).await {
-            Ok(true) => {
-                let message = format!("Deleted pod: {}", name(pod));
-                events.tell(owner, Tone::Normal, "SuccessfulDelete", message);
-                Ok(())
-            }
-            Ok(false) => Ok(()),
-            Err(e) => {
-                events.tell(owner, Tone::Warning, "FailedDelete", format!("Error deleting: {e}"));
-                Err(e)
-            }
+    for some in pods.chunks(MOST_AT_ONCE) {
+        let each = some.iter().map(|pod| delete_pod(cluster, events, owner, pod));
+        join_all(each).await.into_iter().collect::<Result<(), Status>>()?;
+    }
+    Ok(())
+}
+
+async fn delete_pod(cluster: &Cluster, events: &Recorder, owner: &Value, pod: &Value) -> Result<(), Status> {
+    let options = DeleteOptions {
+        uid: Some(uid(pod).to_owned()),
+        ..DeleteOptions::default()
+    };
+    match cluster.delete(PODS, &Key::of(pod), &options).await {
+        Ok(true) => {
+            let message = format!("Deleted pod: {}", name(pod));
+            events.tell(owner, Tone::Normal, "SuccessfulDelete", message);
+            Ok(())
         }
-    });
-    join_all(each).await.into_iter().collect()
+        Ok(false) => Ok(()),
+        Err(e) => {
+            events.tell(owner, Tone::Warning, "FailedDelete", format!("Error deleting: {e}"));
+            Err(e)
+        }
+    }
 }

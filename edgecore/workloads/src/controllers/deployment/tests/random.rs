@@ -1,4 +1,4 @@
-//! Whatever is done to a Deployment, in whatever order its controllers look: it comes to rest as it should be, and on the way there are never
+//! Whatever is done to a Deployment, in whatever order its controllers look, and whenever they are killed: it comes to rest as it should be, and on the way there are never
 //! too many pods and never too few that are available.
 
 use proptest::prelude::*;
@@ -17,6 +17,8 @@ enum Act {
     Delete(usize),
     /// So many looks, by one controller or the other.
     Looks(usize),
+    /// One controller ends after so many steps of a look, and begins again.
+    Kill(usize),
     /// The machine brings one pod a step on.
     Machine(usize),
 }
@@ -28,6 +30,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0..9usize).prop_map(Act::Fail),
         1 => (0..9usize).prop_map(Act::Delete),
         6 => (1..6usize).prop_map(Act::Looks),
+        2 => (1..12usize).prop_map(Act::Kill),
         6 => (0..9usize).prop_map(Act::Machine),
     ]
 }
@@ -107,6 +110,7 @@ async fn play(surge: Value, missing: Value, seed: u64, acts: Vec<Act>) {
                     check(&stage, most, least);
                 }
             }
+            Act::Kill(steps) => stage.kill(steps).await,
             Act::Machine(at) => machine(&stage, at).await,
         }
         check(&stage, most, least);

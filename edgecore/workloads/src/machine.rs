@@ -5,11 +5,16 @@
 //! container that it was not told to.
 
 mod addresses;
+mod eviction;
 mod facts;
+mod guard;
 mod household;
 mod limits;
+mod logs;
 mod report;
 mod standing;
+#[cfg(test)]
+mod testing;
 mod usage;
 
 use std::net::IpAddr;
@@ -24,13 +29,14 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::facts::Facts;
-use self::report::Known;
+use self::report::{Known, Pressure};
 use self::standing::Standing;
 use self::usage::Meter;
 use crate::cluster::NODES;
 use crate::settings::Settings;
 
-pub(crate) use household::{Household, Later, Resident, Room, VolumesUse};
+pub(crate) use guard::{Eyes, Guard, Sight};
+pub(crate) use household::{Collector, House, Household, Later, Resident, Room, VolumesUse};
 pub use limits::{Eviction, Reserved};
 pub use report::{Condition, Report};
 pub(crate) use usage::{ContainerUse, Disk, Host, PodUse, Usage, Use};

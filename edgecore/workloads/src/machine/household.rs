@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use crate::cluster::Key;
 use crate::pod::Pod;
+use crate::pods::{Pods, RunningContainer, State};
+use crate::volumes::Volumes;
 
 /// A pod with a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,16 +42,61 @@ pub(crate) trait Household: Send + Sync + 'static {
     /// The pods that have a sandbox.
     fn residents(&self) -> Vec<Resident>;
 
-    /// Ends a pod. `grace`: seconds, as the pod says when `None`. False when there is no such pod. `disruption`: whether its status is to
-    /// say that it was ended for the machine's sake (`DisruptionTarget`), and not for its own excess.
-    fn evict(&self, uid: &str, reason: &str, message: &str, grace: Option<i64>, disruption: bool) -> bool;
+    /// Ends a pod. `grace`: seconds, as the pod says when `None`. False when there is no such pod.
+    fn evict(&self, uid: &str, reason: &str, message: &str, grace: Option<i64>) -> bool;
 
     /// What a pod's volumes take on the disk. None when that cannot be told.
     fn volumes<'a>(&'a self, pod: &'a Arc<Pod>) -> Later<'a, Option<VolumesUse>>;
 
-    /// Removes containers that have ended, and sandboxes of pods that are gone.
-    fn collect_containers(&self) -> Later<'_, ()>;
-
     /// Removes images that no container uses, the longest unused first, until so many bytes are free; how many there were.
     fn collect_images(&self, bytes: u64) -> Later<'_, u64>;
+}
+
+/// Removes images until so many bytes are free.
+pub(crate) type Collector = Box<dyn Fn(u64) -> Later<'static, u64> + Send + Sync>;
+
+/// The house as it stands.
+pub(crate) struct House {
+    pub(crate) pods: Pods,
+    pub(crate) volumes: Volumes,
+    pub(crate) images: Collector,
+}
+
+impl Household for House {
+    fn residents(&self) -> Vec<Resident> {
+        let room = |container: RunningContainer| Room {
+            name: container.name,
+            id: container.id,
+            runs: container.state == State::Running,
+            log_path: container.log_path,
+        };
+        let all = self.pods.all().into_iter().map(|running| Resident {
+            pod: running.pod,
+            uid: running.uid,
+            containers: running.containers.into_iter().map(room).collect(),
+        });
+        all.collect()
+    }
+
+    fn evict(&self, uid: &str, reason: &str, message: &str, grace: Option<i64>) -> bool {
+        self.pods.evict(uid, reason, message, grace)
+    }
+
+    fn volumes<'a>(&'a self, pod: &'a Arc<Pod>) -> Later<'a, Option<VolumesUse>> {
+        Box::pin(async move {
+            let usage = self.volumes.usage(pod).await.ok()?;
+            Some(VolumesUse {
+                total: [usage.total.bytes, usage.total.inodes],
+                empty_dirs: usage
+                    .volumes
+                    .into_iter()
+                    .map(|(name, space)| (name, space.bytes))
+                    .collect(),
+            })
+        })
+    }
+
+    fn collect_images(&self, bytes: u64) -> Later<'_, u64> {
+        (self.images)(bytes)
+    }
 }

@@ -105,49 +105,7 @@ async fn what_cgroups_do_not_show_the_runtime_tells() {
     let folder = tempfile::tempdir().unwrap();
     let fake = Fake::start(folder.path());
     let (machine, store) = machine(folder.path(), Some(fake.socket()));
-    let runtime = fake.client();
-    let labels = BTreeMap::from([(crate::setup::label::NODE.to_owned(), "press-01".to_owned())]);
-    let metadata = v1::PodSandboxMetadata {
-        name: "a".into(),
-        uid: "u-1".into(),
-        namespace: "plant".into(),
-        attempt: 0,
-    };
-    let config = v1::PodSandboxConfig {
-        metadata: Some(metadata),
-        labels: labels.clone(),
-        ..Default::default()
-    };
-    let request = v1::RunPodSandboxRequest {
-        config: Some(config.clone()),
-        ..Default::default()
-    };
-    let sandbox = runtime.run_pod_sandbox(request).await.unwrap().pod_sandbox_id;
-    fake.image("app:1");
-    let container = v1::ContainerConfig {
-        metadata: Some(v1::ContainerMetadata {
-            name: "app".into(),
-            attempt: 0,
-        }),
-        image: Some(v1::ImageSpec {
-            image: "app:1".into(),
-            ..Default::default()
-        }),
-        labels,
-        ..Default::default()
-    };
-    let request = v1::CreateContainerRequest {
-        pod_sandbox_id: sandbox,
-        config: Some(container),
-        sandbox_config: Some(config),
-    };
-    let id = runtime.create_container(request).await.unwrap().container_id;
-    runtime
-        .start_container(v1::StartContainerRequest {
-            container_id: id.clone(),
-        })
-        .await
-        .unwrap();
+    let id = crate::machine::testing::run(&fake, "press-01", folder.path()).await;
 
     let resident = resident(folder.path(), &[&id]);
     let log = &resident.containers[0].log_path;

@@ -6,6 +6,7 @@
 mod carry;
 mod dial;
 mod logs;
+mod metrics;
 mod proxy;
 mod running;
 mod spdy;
@@ -16,7 +17,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use http::StatusCode;
-use metastore::api::{Connect, Connected, Connector, Status};
+use metastore::api::{ApiBody, Connect, Connected, Connector, Measured, Measurement, Status};
 use metastore::store::Store;
 use tokio::sync::Semaphore;
 
@@ -32,6 +33,7 @@ const COME_BACK: u32 = 1;
 pub(crate) struct Reach(Arc<Inner>);
 
 struct Inner {
+    node: Arc<str>,
     store: Store,
     logs: Arc<Path>,
     /// There from when pods are looked after; requests may come before.
@@ -47,8 +49,9 @@ impl std::fmt::Debug for Reach {
 
 impl Reach {
     /// `logs`: the folder of all containers' logs.
-    pub(crate) fn new(store: Store, logs: &Path) -> Self {
+    pub(crate) fn new(node: Arc<str>, store: Store, logs: &Path) -> Self {
         Self(Arc::new(Inner {
+            node,
             store,
             logs: logs.into(),
             runs: OnceLock::new(),
@@ -61,13 +64,14 @@ impl Reach {
         self.0.runs.get_or_init(|| runs);
     }
 
-    async fn answer(self, to: Connect) -> Result<http::Response<metastore::api::ApiBody>, Status> {
+    async fn answer(self, to: Connect) -> Result<http::Response<ApiBody>, Status> {
         let inner = &*self.0;
         let Ok(place) = inner.places.clone().try_acquire_owned() else {
             return Err(Status::too_many_requests(COME_BACK));
         };
         match to.subresource.as_str() {
             "log" => logs::answer(inner.logs.clone(), inner.store.clone(), to, place).await,
+            "proxy" if to.kind.plural() == "nodes" => self.node(to).await,
             "proxy" => proxy::answer(&inner.store, to, place).await,
             _ => {
                 let runs = inner.runs.get();
@@ -89,9 +93,39 @@ impl Reach {
     }
 }
 
+impl Reach {
+    /// What a kubelet answers about its node.
+    async fn node(&self, to: Connect) -> Result<http::Response<ApiBody>, Status> {
+        let inner = &*self.0;
+        if to.object["metadata"]["name"] != *inner.node {
+            return Err(Status::unavailable("only this machine's own node can be asked"));
+        }
+        if let Some(answer) = metrics::plain(&inner.store, &to) {
+            return answer;
+        }
+        let usage = self.runs_here()?.usage(to.path.starts_with("stats")).await;
+        Ok(metrics::of_node(&to.path, &usage, &inner.node))
+    }
+
+    async fn measured(self, of: Measured) -> Result<Vec<serde_json::Value>, Status> {
+        let usage = self.runs_here()?.usage(false).await;
+        Ok(metrics::measured(of, &usage, &self.0.node, &self.0.store))
+    }
+
+    fn runs_here(&self) -> Result<&dyn Runs, Status> {
+        let runs = self.0.runs.get();
+        runs.map(|runs| &**runs)
+            .ok_or_else(|| Status::unavailable("containers are not looked after yet; try again soon"))
+    }
+}
+
 impl Connector for Reach {
     fn connect(&self, to: Connect) -> Connected {
         Box::pin(self.clone().answer(to))
+    }
+
+    fn measure(&self, of: Measured) -> Measurement {
+        Box::pin(self.clone().measured(of))
     }
 }
 

@@ -73,7 +73,7 @@ impl Workloads {
         } = options;
         let node: Arc<str> = node.into();
         let settings = Arc::new(settings);
-        let reach = Reach::new(store.clone(), &settings.logs);
+        let reach = Reach::new(Arc::clone(&node), store.clone(), &settings.logs);
         let machine = Arc::new(Machine::new(MachineOptions {
             node: Arc::clone(&node),
             data_dir: data_dir.clone(),

@@ -23,6 +23,7 @@ mod job_rules;
 mod jobs;
 #[cfg(test)]
 mod maximal;
+pub(super) mod measured;
 mod network;
 mod nodes;
 mod pod_cells;

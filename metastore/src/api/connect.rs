@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::body::ApiBody;
 use super::kinds::{Connects, KindSpec};
+use super::measured::Measured;
 use super::request::Query;
 use super::server::{Call, Core, text_response};
 use super::status::Status;
@@ -89,10 +90,18 @@ impl ProxyPort {
 /// The answer of a [`Connector`], once there is one.
 pub type Connected = Pin<Box<dyn Future<Output = Result<Response<ApiBody>, Status>> + Send>>;
 
+/// What is used, once it is known.
+pub type Measurement = Pin<Box<dyn Future<Output = Result<Vec<Value>, Status>> + Send>>;
+
 /// Reaches running programs.
 pub trait Connector: Send + Sync {
     /// Answers a request on a program: with a stream, an upgraded connection, or a refusal.
     fn connect(&self, to: Connect) -> Connected;
+
+    /// What nodes or pods use now: `NodeMetrics` or `PodMetrics`, without kind and version.
+    fn measure(&self, _of: Measured) -> Measurement {
+        Box::pin(async { Err(Status::unavailable("nothing is measured here")) })
+    }
 }
 
 impl Core {

@@ -141,6 +141,10 @@ pub(crate) enum Review {
     SelfRules,
     /// Whose is a token?
     Token,
+    /// What do nodes use? Asked by reading.
+    Nodes,
+    /// What do pods use?
+    Pods,
 }
 
 /// A subresource that does one thing to its object.
@@ -343,6 +347,11 @@ impl KindSpec {
         subresource == Some("token") && self.group.is_empty() && &*self.plural == "serviceaccounts"
     }
 
+    /// Whether it is what something uses, which is read and never written.
+    pub(crate) const fn is_measured(&self) -> bool {
+        matches!(self.review, Some(Review::Nodes | Review::Pods))
+    }
+
     /// Whether there is a `/status`.
     pub(crate) fn has_status(&self) -> bool {
         self.status != StatusPart::Whole
@@ -360,7 +369,9 @@ impl KindSpec {
 
     /// What may be done with it, for discovery.
     pub(crate) const fn verbs(&self) -> &'static [&'static str] {
-        if self.review.is_some() {
+        if self.is_measured() {
+            &["get", "list"]
+        } else if self.review.is_some() {
             &["create"]
         } else if matches!(self.deletion, Deletion::EmptiesNamespace) {
             &["create", "delete", "get", "list", "patch", "update", "watch"]

@@ -298,7 +298,7 @@ fn each_definition(kinds: &[&Arc<KindSpec>], document: Document, mut show: impl 
             map.insert("x-kubernetes-group-version-kind".into(), identity(kind, &kind.kind));
         }
         show(&name, &own);
-        if kind.review.is_some() {
+        if kind.review.is_some() && !kind.is_measured() {
             continue;
         }
         needed.entry(LIST_META.into()).or_default();
@@ -424,7 +424,7 @@ fn each_path(kind: &KindSpec, document: Document, mut show: impl FnMut(&str, &Va
     let mut shared = Vec::new();
     let collection = if kind.namespaced {
         shared.push(parameter(document, "namespace", "path"));
-        if kind.review.is_none() {
+        if kind.review.is_none() || kind.is_measured() {
             let everywhere = json!({"get": on.operation("list", &READS, &list)});
             show(&format!("{base}/{}", kind.plural), &everywhere);
         }
@@ -432,6 +432,15 @@ fn each_path(kind: &KindSpec, document: Document, mut show: impl FnMut(&str, &Va
     } else {
         format!("{base}/{}", kind.plural)
     };
+    if kind.is_measured() {
+        let one =
+            json!({"get": on.operation("read", &READS, &name), "parameters": [parameter(document, "name", "path")]});
+        show(
+            &collection,
+            &json!({"get": on.operation("list", &READS, &list), "parameters": shared}),
+        );
+        return show(&format!("{collection}/{{name}}"), &one);
+    }
     let post = on.operation("post", &WRITES, &name);
     if kind.review.is_some() {
         return show(&collection, &json!({"post": post, "parameters": shared}));

@@ -424,7 +424,7 @@ fn response(body: ApiBody) -> Response<ApiBody> {
 }
 
 /// A list as a table, or of metadata only.
-fn other_list(
+pub(crate) fn other_list(
     kind: &KindSpec,
     items: &[Object],
     metadata: &Value,

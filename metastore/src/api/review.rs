@@ -113,6 +113,7 @@ impl Core {
                     self.decided(&asked.about(), &asked)
                 }
             }
+            Review::Nodes | Review::Pods => return Err(Status::method_not_allowed()),
             Review::Token => {
                 note_owner(&writing, None, &mut value, None)?;
                 self.review_token(value.get("spec").unwrap_or(&Value::Null))?

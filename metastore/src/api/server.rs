@@ -28,7 +28,9 @@ use super::rules::RuleEngine;
 use super::status::Status;
 use super::token::{KeyError, TokenOptions, Tokens};
 use super::write::{Owner, Part, Writing};
-use super::{accounts, audit, codec, custom, definitions, discovery, lifecycle, openapi, own_service, rbac, write};
+use super::{
+    accounts, audit, codec, custom, definitions, discovery, lifecycle, measured, openapi, own_service, rbac, write,
+};
 use crate::store::Store;
 
 /// Watches open at a time in one server; each costs some kilobytes.
@@ -292,6 +294,9 @@ impl Builder {
         }
         let audited = self.store.journal_bounds(audit::STREAM).map_err(write::store_status);
         let audited = audited.map_err(BuildError::Store)?.accepted;
+        if self.connector.is_some() {
+            self.kinds.extend(measured::kinds());
+        }
         let core = Arc::new(Core {
             store: self.store,
             base: self.kinds.into_iter().map(Arc::new).collect(),
@@ -703,7 +708,7 @@ impl Core {
         let misplaced = target.namespace.is_some() != kind.namespaced
             && (target.namespace.is_some() || target.name.is_some() || verb == "create");
         // An answered question has no name to be found by.
-        if kind.review.is_some() && target.name.is_some() {
+        if kind.review.is_some() && !kind.is_measured() && target.name.is_some() {
             return Err(Status::no_such_resource());
         }
         if misplaced {
@@ -733,6 +738,9 @@ impl Core {
             query,
             parts,
         };
+        if call.kind.is_measured() {
+            return Box::pin(self.measured(call)).await;
+        }
         let leads = call.kind.special.connects.iter().find(|c| c.name == call.subresource);
         if !target.tail.is_empty() && leads.is_none_or(|l| l.name != "proxy") {
             return Err(Status::no_such_resource());

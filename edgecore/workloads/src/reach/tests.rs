@@ -12,6 +12,40 @@ use tower::Service as _;
 
 use super::*;
 
+/// A machine without a runtime, on which a pod uses something all the same.
+struct Idle;
+
+impl Runs for Idle {
+    fn running(&self, _uid: &str) -> Option<crate::pods::Running> {
+        None
+    }
+
+    fn runtime(&self) -> Option<cri::Runtime> {
+        None
+    }
+
+    fn usage(&self, _files: bool) -> crate::machine::Later<'_, crate::machine::Usage> {
+        let container = crate::machine::ContainerUse {
+            name: "app".to_owned(),
+            nano_cores: Some(7),
+            ..Default::default()
+        };
+        let pod = |name: &str| crate::machine::PodUse {
+            key: Some(crate::cluster::Key::new("default", name)),
+            containers: vec![container.clone()],
+            ..Default::default()
+        };
+        let usage = crate::machine::Usage {
+            wall_ms: 0,
+            window: std::time::Duration::from_secs(2),
+            host: crate::machine::Host::default(),
+            host_nano_cores: Some(9),
+            pods: vec![pod("web"), pod("other")],
+        };
+        Box::pin(std::future::ready(usage))
+    }
+}
+
 struct Gateway {
     api: ApiServer,
     user: User,
@@ -22,14 +56,15 @@ impl Gateway {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(StoreOptions::new(folder.path().join("x.db"))).unwrap();
-        let reach = Reach::new(store.clone(), &folder.path().join("logs"));
+        let reach = Reach::new("gw".into(), store.clone(), &folder.path().join("logs"));
         let api = ApiServer::builder(store)
             .kinds(builtin_kinds())
             .node_name("gw")
-            .connector(Arc::new(reach))
+            .connector(Arc::new(reach.clone()))
             .build()
             .await
             .unwrap();
+        reach.runs(Arc::new(Idle));
         let user = User::new("me", [MASTERS]);
         api.create(
             &user,
@@ -191,4 +226,47 @@ async fn without_a_runtime_there_is_a_reason() {
         status["message"].as_str().unwrap().contains("no container runtime"),
         "{status}"
     );
+}
+
+#[tokio::test]
+async fn what_is_used_is_found_listed_and_selected_as_other_kinds_are() {
+    let gateway = Gateway::new().await;
+    gateway.pod(running(0)).await;
+    let id = ResourceId::new("", "pods", "default", "web");
+    let label = |pod: &mut Value| {
+        pod["metadata"]["labels"] = json!({"app": "web"});
+        Ok(())
+    };
+    gateway.api.modify(&gateway.user, &id, "", label).await.unwrap();
+    let get = async |path: &str| {
+        let (status, text) = gateway.text(&format!("/apis/metrics.k8s.io/v1beta1{path}")).await;
+        (status, serde_json::from_str::<Value>(&text).unwrap())
+    };
+    let (_, resources) = get("").await;
+    let named: Vec<_> = resources["resources"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| (&r["name"], &r["verbs"]))
+        .collect();
+    let verbs = json!(["get", "list"]);
+    assert_eq!(named, [(&json!("nodes"), &verbs), (&json!("pods"), &verbs)]);
+    let (status, nodes) = get("/nodes").await;
+    assert_eq!(
+        (status, &nodes["kind"], &nodes["items"][0]["usage"]["cpu"]),
+        (200, &json!("NodeMetricsList"), &json!("9n"))
+    );
+    let (status, one) = get("/namespaces/default/pods/web").await;
+    assert_eq!(
+        (status, &one["kind"], &one["metadata"]["labels"]["app"]),
+        (200, &json!("PodMetrics"), &json!("web"))
+    );
+    assert_eq!(get("/namespaces/default/pods/absent").await.0, 404);
+    assert_eq!(get("/pods").await.1["items"].as_array().unwrap().len(), 2);
+    assert_eq!(get("/namespaces/else/pods").await.1["items"], json!([]));
+    let (_, selected) = get("/pods?labelSelector=app%3Dweb").await;
+    assert_eq!(selected["items"].as_array().unwrap().len(), 1);
+    let (status, text) = gateway.text("/api/v1/nodes/gw/proxy/metrics/resource").await;
+    assert!(status == 200 && text.contains("pod=\"web\""), "{text}");
+    assert_eq!(gateway.text("/api/v1/nodes/gw/proxy/nothing").await.0, 404);
 }

@@ -88,6 +88,24 @@ pub enum Command {
     /// List or show objects of any kind.
     #[command(after_help = "Example:\n  kurator get nodes -o wide\n  kurator get devices press-01 -o yaml")]
     Get(GetArgs),
+    /// Show one object with its conditions and what happened to it.
+    #[command(after_help = "Example:\n  kurator describe pod web-1\n  kurator --gateway gw-1 describe deployment web")]
+    Describe {
+        /// Kind: plural, singular or short name.
+        what: String,
+        /// The object.
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Run a command in a container.
+    #[command(after_help = "Example:\n  kurator --gateway gw-1 exec -it web-1 -- sh")]
+    Exec(ExecArgs),
+    /// Print what a container said.
+    #[command(after_help = "Example:\n  kurator --gateway gw-1 logs web-1 -f --tail 20")]
+    Logs(LogsArgs),
+    /// Show what nodes or pods use.
+    #[command(subcommand, after_help = "Example:\n  kurator --gateway gw-1 top pods -A")]
+    Top(TopTarget),
     /// Read, edit and follow device twins.
     #[command(
         subcommand,
@@ -229,6 +247,74 @@ pub struct GetArgs {
     pub all_namespaces: bool,
 }
 
+/// `kurator exec`
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// The pod.
+    #[arg(value_parser = name)]
+    pub pod: String,
+    /// Its container, where it has several.
+    #[arg(short, long, value_name = "NAME", value_parser = name)]
+    pub container: Option<String>,
+    /// Pass standard input on.
+    #[arg(short = 'i', long)]
+    pub stdin: bool,
+    /// Give it a terminal.
+    #[arg(short, long)]
+    pub tty: bool,
+    /// The command and its arguments.
+    #[arg(required = true, last = true)]
+    pub command: Vec<String>,
+}
+
+/// `kurator logs`
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// The pod.
+    #[arg(value_parser = name)]
+    pub pod: String,
+    /// Its container, where it has several.
+    #[arg(short, long, value_name = "NAME", value_parser = name)]
+    pub container: Option<String>,
+    /// Go on printing what comes, until the container ends.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Of the container before this one.
+    #[arg(short, long)]
+    pub previous: bool,
+    /// The time before each line.
+    #[arg(long)]
+    pub timestamps: bool,
+    /// So many lines from the end.
+    #[arg(long, value_name = "LINES")]
+    pub tail: Option<u64>,
+    /// Nothing older than this.
+    #[arg(long, value_parser = duration)]
+    pub since: Option<Duration>,
+}
+
+/// `kurator top …`
+#[derive(Debug, Subcommand)]
+pub enum TopTarget {
+    /// Nodes.
+    #[command(alias = "node")]
+    Nodes {
+        /// One of them.
+        #[arg(value_parser = name)]
+        name: Option<String>,
+    },
+    /// Pods.
+    #[command(alias = "pod")]
+    Pods {
+        /// One of them.
+        #[arg(value_parser = name)]
+        name: Option<String>,
+        /// All namespaces.
+        #[arg(short = 'A', long)]
+        all_namespaces: bool,
+    },
+}
+
 /// `kurator twin …`
 #[derive(Debug, Subcommand)]
 pub enum TwinAction {
@@ -272,6 +358,12 @@ pub enum WhyTarget {
     /// A device or one of its properties.
     Device {
         /// `NAME` or `NAME.PROPERTY`.
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// A pod, asked of its gateway.
+    Pod {
+        /// Its name.
         #[arg(value_parser = name)]
         name: String,
     },

@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use daemon::exit::{BAD_CONFIG, BAD_INPUT, FAILED, Failure, NOT_ALLOWED, UNREACHABLE};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
+use hyper_util::rt::TokioIo;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
@@ -111,15 +114,72 @@ impl Api {
         body: Option<Vec<u8>>,
     ) -> Result<Result<Bytes, Refusal>, Failure> {
         let response = self.send(method, path, headers, body).await?;
-        let status = response.status();
+        if response.status().is_success() {
+            return Ok(Ok(self.whole(response).await?));
+        }
+        Ok(Err(self.refusal(response).await?))
+    }
+
+    /// A GET whose answer is read as it comes.
+    ///
+    /// # Errors
+    /// Not reached, or refused.
+    pub async fn stream(&self, path: &str) -> Result<http::Response<Body>, Failure> {
+        let response = self.send(Method::GET, path, &[], None).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(self.refusal(response).await?.into())
+    }
+
+    /// A request that goes on as a WebSocket of this protocol.
+    ///
+    /// # Errors
+    /// Not reached, refused, or not upgraded.
+    pub async fn upgrade(
+        &self,
+        method: Method,
+        path: &str,
+        protocol: &str,
+    ) -> Result<TokioIo<hyper::upgrade::Upgraded>, Failure> {
+        let key = STANDARD.encode(std::array::from_fn::<u8, 16, _>(|_| fastrand::u8(..)));
+        let headers = [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", key.as_str()),
+            ("sec-websocket-protocol", protocol),
+        ];
+        let response = self.send(method, path, &headers, None).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.refusal(response).await?.into());
+        }
+        let agreed = response.headers().get("sec-websocket-protocol");
+        if agreed.is_none_or(|agreed| agreed != protocol) {
+            return Err(
+                Failure::new(FAILED, format!("{} does not speak {protocol}", self.server))
+                    .hint("is it older than this program?"),
+            );
+        }
+        let upgraded = hyper::upgrade::on(response).await;
+        upgraded
+            .map(TokioIo::new)
+            .map_err(|e| Failure::new(FAILED, format!("{} did not go on as a WebSocket: {e}", self.server)))
+    }
+
+    async fn whole(&self, response: http::Response<Body>) -> Result<Bytes, Failure> {
         let data = Limited::new(response.into_body(), MAX_ANSWER)
             .collect()
             .await
             .map_err(|e| Failure::new(FAILED, format!("the answer from {} broke off: {e}", self.server)))?
             .to_bytes();
-        if status.is_success() {
-            return Ok(Ok(data));
-        }
+        Ok(data)
+    }
+
+    /// What a server says that does not do what it was asked.
+    async fn refusal(&self, response: http::Response<Body>) -> Result<Refusal, Failure> {
+        let status = response.status();
+        let data = self.whole(response).await?;
         let parsed: Value = serde_json::from_slice(&data).unwrap_or_default();
         let text = |field: &str| parsed[field].as_str().unwrap_or_default().to_owned();
         let mut message = text("message");
@@ -129,11 +189,11 @@ impl Api {
                 String::from_utf8_lossy(&data).chars().take(200).collect::<String>()
             );
         }
-        Ok(Err(Refusal {
+        Ok(Refusal {
             status,
             reason: text("reason"),
             message,
-        }))
+        })
     }
 
     /// One request whose answer is a stream of lines.

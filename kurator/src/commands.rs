@@ -4,11 +4,15 @@ use clap::CommandFactory;
 
 pub(crate) mod check;
 pub(crate) mod demo;
+pub(crate) mod describe;
+pub(crate) mod exec;
 pub(crate) mod get;
 pub(crate) mod join;
+pub(crate) mod logs;
 pub(crate) mod node;
 pub(crate) mod reset;
 pub(crate) mod token;
+pub(crate) mod top;
 pub(crate) mod twin;
 pub(crate) mod why;
 

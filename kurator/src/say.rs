@@ -18,6 +18,14 @@ pub(crate) fn text(text: &str) {
     }
 }
 
+/// Bytes on standard output as they come.
+pub(crate) fn bytes(bytes: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
 /// One line on standard error: progress and remarks, which must not end up in a pipe. If nobody reads them, they are not missed.
 pub(crate) fn remark(text: &str) {
     drop(writeln!(std::io::stderr().lock(), "{text}"));

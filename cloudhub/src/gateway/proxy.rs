@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderName, LOCATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
@@ -103,6 +103,15 @@ fn escaped(key: &str) -> String {
     out
 }
 
+/// Where a gateway sends its caller on to, as the caller has to ask for it here. `None`: it leads elsewhere.
+fn relocated(location: &HeaderValue, node: &str) -> Option<HeaderValue> {
+    let path = location.to_str().ok()?;
+    if !path.starts_with('/') || path.starts_with("//") {
+        return None;
+    }
+    HeaderValue::from_str(&format!("/clusters/{node}{path}")).ok()
+}
+
 /// Answers a request below `/clusters/`.
 ///
 /// # Errors
@@ -165,6 +174,13 @@ pub(crate) async fn answer(
             ),
             e => Status::unavailable(format!("gateway {node} does not answer: {e}")),
         })?;
+    if let Some(location) = response
+        .headers()
+        .get(LOCATION)
+        .and_then(|location| relocated(location, &node))
+    {
+        response.headers_mut().insert(LOCATION, location);
+    }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS
         && let Some(from_client) = from_client
     {
@@ -207,6 +223,15 @@ mod tests {
         assert_eq!(split("/clusters/gw-1/"), want("gw-1", "/"));
         assert_eq!(split("/clusters//api"), None);
         assert_eq!(split("/cluster/gw-1"), None);
+    }
+
+    #[test]
+    fn a_gateway_that_sends_on_sends_through_here() {
+        let sent = |location| relocated(&HeaderValue::from_static(location), "gw-1");
+        assert_eq!(sent("/api/v1/x/proxy/").unwrap(), "/clusters/gw-1/api/v1/x/proxy/");
+        assert_eq!(sent("https://example.com/"), None);
+        assert_eq!(sent("//example.com/"), None);
+        assert_eq!(sent("next"), None);
     }
 
     fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {

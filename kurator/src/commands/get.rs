@@ -13,7 +13,7 @@ const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io, application/j
 
 /// A resource as discovery names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Resource {
+pub(super) struct Resource {
     group: String,
     version: String,
     plural: String,
@@ -21,7 +21,7 @@ struct Resource {
 }
 
 impl Resource {
-    fn path(&self, namespace: Option<&str>, name: Option<&str>) -> String {
+    pub(super) fn path(&self, namespace: Option<&str>, name: Option<&str>) -> String {
         let mut path = if self.group.is_empty() {
             format!("/api/{}", self.version)
         } else {
@@ -37,7 +37,7 @@ impl Resource {
         path
     }
 
-    fn full(&self) -> String {
+    pub(super) fn full(&self) -> String {
         if self.group.is_empty() {
             self.plural.clone()
         } else {
@@ -68,10 +68,7 @@ pub(crate) async fn run(
     let mut path = resource.path(namespace, name);
     if let Some(selector) = selector {
         path.push_str("?labelSelector=");
-        path.extend(selector.bytes().map(|b| match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(b).to_string(),
-            b => format!("%{b:02X}"),
-        }));
+        path.push_str(&escaped(selector));
     }
     let accept = if columns_wanted { TABLE } else { "application/json" };
     let data = api
@@ -115,8 +112,17 @@ pub(crate) async fn run(
     Ok(())
 }
 
+/// Text as it can stand in a query.
+pub(super) fn escaped(text: &str) -> String {
+    let escape = |b| match b {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(b).to_string(),
+        b => format!("%{b:02X}"),
+    };
+    text.bytes().map(escape).collect()
+}
+
 /// Finds the resource by plural, singular, short name or kind, optionally `.group`.
-async fn find(api: &Api, what: &str) -> Result<Resource, Failure> {
+pub(super) async fn find(api: &Api, what: &str) -> Result<Resource, Failure> {
     for root in ["/api", "/apis"] {
         let data = api
             .call(Method::GET, root, &[("accept", AGGREGATED)], None)

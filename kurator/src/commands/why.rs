@@ -1,4 +1,6 @@
-//! `kurator why`: the chain of hops of one thing, and the hop it waits at, as the hub sees it.
+//! `kurator why`: the chain of hops of one thing, and the hop it waits at, as the hub sees it; of a pod, as its gateway does.
+
+mod pod;
 
 use daemon::exit::{BAD_INPUT, Failure};
 use http::{Method, StatusCode};
@@ -9,8 +11,10 @@ use crate::client::Api;
 use crate::{output, say};
 
 pub(crate) async fn run(global: &Global, target: WhyTarget) -> Result<(), Failure> {
-    let api = Api::find(global).await?.hub();
+    let gateway = Api::find(global).await?;
+    let api = gateway.hub();
     let answer = match target {
+        WhyTarget::Pod { name } => pod::explain(&gateway, &global.namespace, &name).await?,
         WhyTarget::Device { name } => device(&api, &global.namespace, &name).await?,
         WhyTarget::Node { name } => api.get(&format!("/kurator/v1/why/node/{name}")).await?,
     };

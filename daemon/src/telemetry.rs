@@ -1,24 +1,46 @@
-//! Logging: one line per event on standard error, level by `--log` or configuration in `tracing` filter syntax.
+//! Logging: one line per event on standard error, level by `--log` or configuration: a level (`info`), or levels by module
+//! (`warn,edgecore=debug`).
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Installs the process's subscriber; the second call in one process does nothing.
 ///
 /// # Errors
 /// When `filter` is not in filter syntax.
-pub fn init(filter: &str) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let filter = EnvFilter::try_new(filter)?;
-    let installed = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+pub fn init(filter: &str) -> Result<(), ParseError> {
+    let filter: Targets = filter.parse()?;
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_span_events(FmtSpan::NONE)
         // What cannot be written to a full disk would be told on the same one, with a panic when that fails too.
         .log_internal_errors(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .try_init();
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    let installed = tracing_subscriber::registry().with(lines).with(filter).try_init();
     if let Err(e) = installed {
         tracing::debug!(error = %e, "a subscriber is already installed");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn filters_are_levels_alone_or_by_module() {
+        let passes =
+            |filter: &str, target: &str, level: Level| filter.parse::<Targets>().unwrap().would_enable(target, &level);
+        assert!(passes("info", "edgecore::app", Level::INFO) && !passes("info", "edgecore", Level::DEBUG));
+        assert!(
+            passes("edgecore=debug", "edgecore::app", Level::DEBUG) && !passes("edgecore=debug", "link", Level::ERROR)
+        );
+        assert!(
+            passes("warn,link=trace", "link::quic", Level::TRACE) && passes("warn,link=trace", "mqtt", Level::WARN)
+        );
+        assert!(!passes("off", "edgecore", Level::ERROR));
+        assert!(init("edgecore=loud").is_err());
+    }
 }

@@ -1,41 +1,23 @@
 //! The gateway's daemon: reads flags and configuration, runs the agent.
 
-use std::path::PathBuf;
+mod flags;
+
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser;
-use daemon::exit::{BAD_CONFIG, DONE, FAILED, Failure, USAGE};
+use daemon::exit::{BAD_CONFIG, FAILED, Failure, USAGE};
 use edgecore::Config;
 
-/// The Kurator agent of one gateway: its devices, its local API, its link to the hub.
-#[derive(Parser)]
-#[command(
-    name = "edgecore",
-    version,
-    after_help = "Example: edgecore --config-dir /tmp/gw/etc --data-dir /tmp/gw/data"
-)]
-struct Flags {
-    /// Configuration file instead of <config-dir>/edgecore.yaml.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Folder of edgecore.yaml, pki/ and edge.kubeconfig.
-    #[arg(long, value_name = "DIR", default_value = edgecore::CONFIG_DIR)]
-    config_dir: PathBuf,
-    /// Folder of the store.
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// Log filter, such as "info" or "edgecore=debug".
-    #[arg(long, value_name = "FILTER")]
-    log: Option<String>,
-}
+use crate::flags::{Flags, Instead};
 
 fn main() -> ExitCode {
-    let flags = match Flags::try_parse() {
+    let flags = match Flags::parse(std::env::args_os().skip(1)) {
         Ok(flags) => flags,
-        Err(e) => {
-            let code = if e.use_stderr() { USAGE } else { DONE };
-            return e.print().map_or(ExitCode::from(FAILED), |()| ExitCode::from(code));
+        Err(Instead::Print(page)) => {
+            let printed = std::io::stdout().write_all(page.as_bytes());
+            return printed.map_or(ExitCode::from(FAILED), |()| ExitCode::SUCCESS);
         }
+        Err(Instead::Refuse(why)) => return Failure::new(USAGE, why).report(),
     };
     match start(flags) {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,8 +14,8 @@ use metastore::api::Status;
 use serde_json::{Map, Value, json};
 
 use super::look::{
-    WallClock, condition, controller_of, is_terminating, is_true, labels, name, namespace, pairs, seconds, selects,
-    text, uid, whole,
+    WallClock, condition, controller_of, is_terminating, is_true, labels, list, name, namespace, pairs, seconds,
+    selects, text, uid, whole,
 };
 use super::{Change, Controller, Reconciled};
 use crate::cluster::{BUDGETS, Cluster, DEPLOYMENTS, Key, Kind, PODS, REPLICA_SETS, STATEFUL_SETS};
@@ -125,7 +125,7 @@ impl Disruption {
         if expected.unmanaged {
             let told = format!(
                 "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.",
-                budget["spec"]["selector"]
+                go_text(&budget["spec"]["selector"])
             );
             self.events.tell(budget, Tone::Warning, "UnmanagedPods", told);
         }
@@ -272,6 +272,26 @@ fn expected(budget: &Value, pods: &[Value], scale: &dyn Fn(&Value) -> Scale) -> 
             unmanaged: false,
         }),
     }
+}
+
+/// A selector as the programs that this message is known from write it.
+fn go_text(selector: &Value) -> String {
+    let labels: String = pairs(selector, "/matchLabels")
+        .map(|(key, value)| format!("{key}: {},", value.as_str().unwrap_or_default()))
+        .collect();
+    let terms = list(selector, "/matchExpressions").iter().map(|term| {
+        let values: Vec<&str> = list(term, "/values").iter().filter_map(Value::as_str).collect();
+        format!(
+            "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{}],}},",
+            text(term, "/key"),
+            text(term, "/operator"),
+            values.join(" ")
+        )
+    });
+    let terms: String = terms.collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{terms}}},}}"
+    )
 }
 
 /// Those that were granted to go and may still go, and in how many seconds the next of them is counted again.

@@ -185,6 +185,18 @@ fn since<'p>(pods: impl Iterator<Item = &'p Value>) -> Option<String> {
         .map(str::to_owned)
 }
 
+/// Whether Endpoints have a pod, and if so whether as one that is ready.
+fn has_ready(endpoints: &Value, pod: &Value) -> Option<bool> {
+    let has = |field: &str| {
+        let addresses = list(endpoints, "/subsets").iter().flat_map(|s| list(s, field));
+        addresses.into_iter().any(|a| text(a, "/targetRef/uid") == uid(pod))
+    };
+    if has("/addresses") {
+        return Some(true);
+    }
+    has("/notReadyAddresses").then_some(false)
+}
+
 impl EndpointsController {
     async fn look(&self, key: &Key) -> Result<(), Status> {
         let Some(service) = self.cluster.get(SERVICES, key)? else {
@@ -243,15 +255,22 @@ impl EndpointsController {
         let (subsets, cut) = subsets::subsets(service, members);
         let mut labels = service_labels(service);
         labels.insert(ENDPOINTS_MANAGED_BY.0.to_owned(), json!(ENDPOINTS_MANAGED_BY.1));
+        let key = Key::of(service);
+        let there = self.cluster.get(ENDPOINTS, &key)?;
         let mut annotations = Map::new();
-        if let Some(at) = since(members.iter().map(|m| m.pod)) {
+        let always = service["spec"]["publishNotReadyAddresses"] == true;
+        let nothing = Value::Null;
+        let was = |pod: &Value| has_ready(there.as_ref().unwrap_or(&nothing), pod);
+        let changed = members
+            .iter()
+            .filter(|m| (always || !m.terminating) && was(m.pod) != Some(always || m.serving));
+        if let Some(at) = since(changed.map(|m| m.pod)) {
             annotations.insert(TRIGGER.to_owned(), json!(at));
         }
         if cut {
             annotations.insert(OVER_CAPACITY.to_owned(), json!("truncated"));
         }
-        let key = Key::of(service);
-        let Some(there) = self.cluster.get(ENDPOINTS, &key)? else {
+        let Some(there) = there else {
             annotations
                 .entry(TRIGGER.to_owned())
                 .or_insert_with(|| service["metadata"]["creationTimestamp"].clone());

@@ -145,3 +145,19 @@ fn what_is_expected_comes_from_who_owns_the_pods() {
         assert_eq!(expected(&budget, &pods(&owners), &scale), expected_, "{budget}");
     }
 }
+
+#[test]
+fn a_selector_is_told_as_elsewhere() {
+    for (selector, told) in [
+        (
+            json!({"matchLabels": {"app": "s"}}),
+            "&LabelSelector{MatchLabels:map[string]string{app: s,},MatchExpressions:[]LabelSelectorRequirement{},}",
+        ),
+        (
+            json!({"matchExpressions": [{"key": "tier", "operator": "In", "values": ["a", "b"]}]}),
+            "&LabelSelector{MatchLabels:map[string]string{},MatchExpressions:[]LabelSelectorRequirement{LabelSelectorRequirement{Key:tier,Operator:In,Values:[a b],},},}",
+        ),
+    ] {
+        assert_eq!(go_text(&selector), told);
+    }
+}

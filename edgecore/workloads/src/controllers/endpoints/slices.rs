@@ -45,12 +45,14 @@ pub(super) fn plan(
         let mut there: Vec<&Value> = there.iter().filter(|s| text(s, "/addressType") == family).collect();
         let before = (plan.create.len(), plan.delete.len());
         let count = there.len();
+        // The first slices of a Service are there since it is.
+        let begun = (count == 0).then(|| text(service, "/metadata/creationTimestamp").to_owned());
         for group in groups(service, members, family, zone) {
             let (same, others) = there
                 .into_iter()
                 .partition(|slice: &&Value| list(slice, "/ports") == group.ports.as_slice());
             there = others;
-            fill(service, family, group, same, &mut plan);
+            fill(service, family, group, same, begun.as_ref(), &mut plan);
         }
         // Ports that nobody has any more. One empty slice says that there is nobody.
         let empty = |slice: &&&Value| list(slice, "/endpoints").is_empty() && list(slice, "/ports").is_empty();
@@ -63,8 +65,7 @@ pub(super) fn plan(
             plan.delete.push(Key::of(slice));
         }
         if nobody && placeholder.is_none() {
-            let at = text(service, "/metadata/creationTimestamp").to_owned();
-            plan.create.push(slice(service, family, &[], Vec::new(), Some(at)));
+            plan.create.push(slice(service, family, &[], Vec::new(), begun));
         }
     }
     plan
@@ -162,7 +163,7 @@ fn endpoint(service: &Value, member: &Member<'_>, addresses: &[&str], zone: &dyn
 }
 
 /// Puts the endpoints of a group into the slices that have its ports, and into new ones.
-fn fill(service: &Value, family: &str, group: Group<'_>, there: Vec<&Value>, plan: &mut Plan) {
+fn fill(service: &Value, family: &str, group: Group<'_>, there: Vec<&Value>, begun: Option<&String>, plan: &mut Plan) {
     let mut wanted: Vec<Option<(&Value, Value)>> = group.endpoints.into_iter().map(Some).collect();
     // Who is in a slice stays in it.
     let mut kept: Vec<(&Value, Vec<Value>, Vec<&Value>)> = Vec::new();
@@ -175,7 +176,7 @@ fn fill(service: &Value, family: &str, group: Group<'_>, there: Vec<&Value>, pla
                 .iter_mut()
                 .find(|w| w.as_ref().is_some_and(|(pod, _)| uid(pod) == id));
             if let Some((pod, endpoint)) = new.and_then(Option::take) {
-                if endpoint != *old {
+                if endpoint["conditions"]["serving"] != old["conditions"]["serving"] {
                     changed.push(pod);
                 }
                 endpoints.push(endpoint);
@@ -196,11 +197,12 @@ fn fill(service: &Value, family: &str, group: Group<'_>, there: Vec<&Value>, pla
     let mut rest: Vec<(&Value, Value)> = new.collect();
     while !rest.is_empty() {
         let later = rest.split_off(rest.len().min(MOST));
-        let at = since(rest.iter().map(|(pod, _)| *pod));
-        let at = at.unwrap_or_else(|| text(service, "/metadata/creationTimestamp").to_owned());
+        let at = since(rest.iter().map(|(pod, _)| *pod))
+            .into_iter()
+            .chain(begun.cloned())
+            .min();
         let endpoints = rest.into_iter().map(|(_, endpoint)| endpoint).collect();
-        plan.create
-            .push(slice(service, family, &group.ports, endpoints, Some(at)));
+        plan.create.push(slice(service, family, &group.ports, endpoints, at));
         rest = later;
     }
     for (slice, endpoints, changed) in kept {
@@ -248,7 +250,7 @@ fn slice(service: &Value, family: &str, ports: &[Value], endpoints: Vec<Value>, 
             "generateName": format!("{}-", name(service)),
             "namespace": namespace(service),
             "labels": labels(service),
-            "annotations": {TRIGGER: at},
+            "annotations": at.map(|at| json!({TRIGGER: at})),
             "ownerReferences": [owner_reference(service)],
         },
         "addressType": family,

@@ -123,6 +123,16 @@ async fn pods_come_and_go_in_the_same_slice() {
         slices(&bench)[0]["endpoints"][0]["conditions"],
         json!({"ready": false, "serving": true, "terminating": true})
     );
+    // A real cluster says when pods became ready or not, and nothing when they were asked to go.
+    assert!(
+        slices(&bench)[0]["metadata"]
+            .get("annotations")
+            .is_none_or(|a| a.get(TRIGGER).is_none())
+    );
+    assert_eq!(
+        crate::controllers::look::annotation(&bench.get(ENDPOINTS, "press"), TRIGGER),
+        None
+    );
     assert!(bench.get(ENDPOINTS, "press").get("subsets").is_none());
     bench.phase("a", "Succeeded").await;
     bench.settle(&all).await;

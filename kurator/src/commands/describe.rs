@@ -13,14 +13,16 @@ pub(crate) async fn run(global: &Global, what: &str, name: &str) -> Result<(), F
     let api = Api::find(global).await?;
     let resource = get::find(&api, what).await?;
     let object = api.get(&resource.path(Some(&global.namespace), Some(name))).await?;
-    match global.output {
-        Output::Json => return Ok(say::text(&output::json(&object))),
-        Output::Yaml => return Ok(say::text(&output::yaml(&object)?)),
-        Output::Name => return Ok(say::line(&format!("{}/{name}", resource.full()))),
-        Output::Table | Output::Wide => {}
-    }
-    let events = events(&api, &object).await?;
-    say::text(&render(&object, &events, daemon::clock::wall_ms())?);
+    let text = match global.output {
+        Output::Json => output::json(&object),
+        Output::Yaml => output::yaml(&object)?,
+        Output::Name => format!("{}/{name}\n", resource.full()),
+        Output::Table | Output::Wide => {
+            let events = events(&api, &object).await?;
+            render(&object, &events, daemon::clock::wall_ms())?
+        }
+    };
+    say::text(&text);
     Ok(())
 }
 

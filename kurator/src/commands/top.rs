@@ -79,7 +79,7 @@ fn pods(list: &Value, with_namespace: bool) -> String {
         .map(|item| {
             let sum = |resource: &str| {
                 let containers = item["containers"].as_array().into_iter().flatten();
-                containers.map(|c| nanos(&c["usage"][resource])).sum()
+                containers.map(|c| nanos(&c["usage"][resource])).sum::<i128>()
             };
             let text = |field: &str| item["metadata"][field].as_str().unwrap_or_default().to_owned();
             let mut row = vec![text("name"), milli(sum("cpu")), mebi(sum("memory"))];

@@ -20,7 +20,7 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         // There is nobody to tell but the terminal itself.
-        drop(tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0));
+        tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0).unwrap_or_default();
     }
 }
 

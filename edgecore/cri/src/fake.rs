@@ -55,6 +55,7 @@ pub(crate) struct Shared {
     events: broadcast::Sender<Event>,
     held: Mutex<Option<Vec<Event>>>,
     tells: Mutex<Tells>,
+    lag: Mutex<Duration>,
     started: Instant,
 }
 
@@ -90,6 +91,7 @@ impl Fake {
                 events: broadcast::channel(1024).0,
                 held: Mutex::new(None),
                 tells: Mutex::new(Tells::Containerd),
+                lag: Mutex::default(),
                 started: Instant::now(),
             }),
             socket: folder.join("cri.sock"),
@@ -147,6 +149,11 @@ impl Fake {
         *lock(&self.shared.tells) = tells;
     }
 
+    /// How long after the event of a container's end its status says so, for ends that [`Self::exit`] brings: containerd takes its time.
+    pub fn lag(&self, lag: Duration) {
+        *lock(&self.shared.lag) = lag;
+    }
+
     /// Adds what shall happen to calls.
     pub fn rule(&self, rule: Rule) {
         lock(&self.shared.script).rules.push(rule);
@@ -187,6 +194,11 @@ impl Fake {
         lock(&self.shared.world).containers.clone()
     }
 
+    /// Pod's uid, name and attempt of every container that was ever started, in order.
+    pub fn starts(&self) -> Vec<(String, String, u32)> {
+        lock(&self.shared.world).starts.clone()
+    }
+
     /// The containers of this name that run.
     pub fn running(&self, name: &str) -> Vec<Cntr> {
         let world = lock(&self.shared.world);
@@ -196,7 +208,22 @@ impl Fake {
 
     /// Ends a container.
     pub fn exit(&self, id: &str, code: i32) {
-        self.shared.exit(id, code, false);
+        let lag = *lock(&self.shared.lag);
+        if lag.is_zero() {
+            self.shared.exit(id, code, false);
+            return;
+        }
+        self.shared.tell(Event {
+            id: id.to_owned(),
+            kind: v1::ContainerEventType::ContainerStoppedEvent,
+            oom: false,
+        });
+        let (shared, id) = (Arc::clone(&self.shared), id.to_owned());
+        drop(tokio::spawn(async move {
+            tokio::time::sleep(lag).await;
+            let now = shared.now_ns();
+            lock(&shared.world).exit(&id, code, false, now);
+        }));
     }
 
     /// Ends a container for its memory.

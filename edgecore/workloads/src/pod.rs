@@ -11,8 +11,8 @@ use serde_json::Value;
 
 pub(crate) use container::{
     Capabilities, Container, ContainerPort, EnvFromSource, EnvVar, EnvVarSource, ExecAction, GrpcAction, Handler,
-    HttpGetAction, IntOrString, Lifecycle, LifecycleHandler, Probe, RefName, Resources, SeLinuxOptions, SeccompProfile,
-    SecurityContext, TcpSocketAction, VolumeMount,
+    HttpGetAction, IntOrString, Lifecycle, LifecycleHandler, Probe, RefName, ResizePolicy, Resources, SeLinuxOptions,
+    SeccompProfile, SecurityContext, TcpSocketAction, VolumeMount,
 };
 pub(crate) use volume::{
     ConfigMapSource, DownwardItem, EmptyDir, FieldRef, HostPath, KeyToPath, Projected, Projection, ResourceFieldRef,

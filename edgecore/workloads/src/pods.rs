@@ -8,6 +8,7 @@
 
 mod ask;
 mod clean;
+mod ground;
 mod hooks;
 mod labels;
 mod look;
@@ -17,6 +18,7 @@ mod observed;
 mod ops;
 mod plan;
 mod probe;
+mod statics;
 mod status;
 mod watch;
 mod words;
@@ -34,6 +36,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::cluster::{Cluster, Key};
 use crate::events::Recorder;
 use crate::pod::Pod;
+pub(crate) use ground::Ground;
 pub(crate) use labels::{
     CONTAINER_NAME, GRACE, HASH, MESSAGE_PATH, MESSAGE_POLICY, NODE, POD_NAME, POD_NAMESPACE, POD_UID, RESTART_COUNT,
 };
@@ -53,13 +56,18 @@ pub(crate) fn when(stamp: &str) -> Option<u64> {
 /// Tells the wall time, in milliseconds since 1970. A function, so that tests bring their own.
 pub(crate) type Wall = Arc<dyn Fn() -> u64 + Send + Sync>;
 
+/// Tells addresses.
+pub(crate) type Addresses = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// How pods are run.
 pub(crate) struct Options {
     pub(crate) node: Arc<str>,
-    /// The node's addresses, the main one first.
-    pub(crate) host_ips: Vec<String>,
+    /// Tells the node's addresses, the main one first: they come and change with the machine's network.
+    pub(crate) host_ips: Addresses,
     /// Folder of the containers' logs.
     pub(crate) logs: PathBuf,
+    /// Folder of static pods.
+    pub(crate) manifests: PathBuf,
     /// False after the store was found damaged and replaced: then what it does not hold may still be wanted, and nothing is cleaned up.
     pub(crate) trust_store: bool,
     pub(crate) wall: Wall,
@@ -90,6 +98,8 @@ struct Tasks {
 struct Task {
     uid: Arc<str>,
     key: Key,
+    /// It comes from a manifest of this machine.
+    is_static: bool,
     inbox: Mutex<Inbox>,
     wake: Notify,
     seen: Mutex<SeenBy>,
@@ -101,6 +111,8 @@ struct SeenBy {
     running: Option<Running>,
     /// Fingerprint of what the runtime has of the pod.
     view: u64,
+    /// Uid of the mirror of a static pod, empty when there is none.
+    mirror: String,
 }
 
 /// What a task has been told since it last looked.
@@ -115,6 +127,8 @@ struct Inbox {
     /// Contents of its volumes changed.
     files: bool,
     verdict: Option<Verdict>,
+    /// The manifest of a static pod is gone, or another.
+    withdrawn: bool,
     /// The object as it was when it was deleted.
     last: Option<bytes::Bytes>,
 }
@@ -181,10 +195,19 @@ impl Pods {
         watch::run(&self.0, drain).await;
     }
 
-    /// A pod by uid, when it has a sandbox.
+    /// A pod by uid, when it has a sandbox. Of a static pod the mirror's uid will do as well.
     pub(crate) fn running(&self, uid: &str) -> Option<Running> {
-        let task = lock(&self.0.tasks).by_uid.get(uid).cloned()?;
+        let task = self.task(uid)?;
         lock(&task.seen).running.clone()
+    }
+
+    fn task(&self, uid: &str) -> Option<Arc<Task>> {
+        let tasks = lock(&self.0.tasks);
+        let found = tasks.by_uid.get(uid).cloned();
+        found.or_else(|| {
+            let mut statics = tasks.by_uid.values().filter(|task| task.is_static);
+            statics.find(|task| lock(&task.seen).mirror == uid).cloned()
+        })
     }
 
     /// All pods that have a sandbox.
@@ -199,8 +222,7 @@ impl Pods {
     /// Ends a pod for the machine's sake. Its phase becomes `Failed` when nothing of it runs any more. `grace`: seconds, as the pod says when
     /// `None`. False when there is no such pod.
     pub(crate) fn evict(&self, uid: &str, reason: &str, message: &str, grace: Option<i64>) -> bool {
-        let task = lock(&self.0.tasks).by_uid.get(uid).cloned();
-        let Some(task) = task else { return false };
+        let Some(task) = self.task(uid) else { return false };
         let verdict = Verdict {
             reason: reason.to_owned(),
             message: message.to_owned(),
@@ -244,6 +266,8 @@ impl Shared {
     }
 }
 
+#[cfg(test)]
+mod storm;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

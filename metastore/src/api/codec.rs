@@ -136,7 +136,10 @@ pub(crate) fn json(body: &[u8]) -> Result<Parsed, Status> {
 }
 
 /// Parses YAML as the API does: to JSON, with the words of YAML 1.1 for booleans. Aliases and depth are bounded by the parser.
-pub(crate) fn yaml(body: &[u8]) -> Result<Value, String> {
+///
+/// # Errors
+/// What is wrong with it, on one line.
+pub fn yaml(body: &[u8]) -> Result<Value, String> {
     yaml_noted(body).map(|p| p.value)
 }
 

@@ -29,13 +29,18 @@ impl Service {
         about: &str,
         work: impl FnOnce(&Arc<Shared>) -> Result<T, Status>,
     ) -> Answer<T> {
-        let act = lock(&self.0.script).called(name, about);
+        let act = self.called(name, about);
         let lost = before(act).await?;
         let done = work(&self.0);
         if lost {
             return Err(Status::unavailable("transport is closing"));
         }
         done.map(Response::new)
+    }
+
+    fn called(&self, name: &'static str, about: &str) -> Option<super::Act> {
+        let running = lock(&self.0.world).runs(about);
+        lock(&self.0.script).called(name, about, running)
     }
 
     fn name_of(&self, id: &str) -> String {
@@ -234,6 +239,7 @@ impl RuntimeService for Service {
             }
             status.state = ContainerState::ContainerRunning as i32;
             status.started_at = now;
+            world.started(&id);
             drop(world);
             s.tell(Event {
                 id: id.clone(),
@@ -252,7 +258,7 @@ impl RuntimeService for Service {
         let request = request.into_inner();
         let id = request.container_id;
         let about = self.name_of(&id);
-        let act = lock(&self.0.script).called("stop_container", &about);
+        let act = self.called("stop_container", &about);
         let lost = before(act).await?;
         let found = lock(&self.0.world)
             .container(&id)
@@ -361,7 +367,7 @@ impl RuntimeService for Service {
     async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Answer<v1::ExecSyncResponse> {
         let request = request.into_inner();
         let about = format!("{} {}", self.name_of(&request.container_id), request.cmd.join(" "));
-        let act = lock(&self.0.script).called("exec_sync", &about);
+        let act = self.called("exec_sync", &about);
         let lost = before(act).await?;
         let behaviour = {
             let mut world = lock(&self.0.world);

@@ -68,6 +68,8 @@ pub struct Call {
     pub name: &'static str,
     /// What it was about: a container's name, an image, an id.
     pub about: String,
+    /// Whether it was about something that ran.
+    pub running: bool,
     /// When it came.
     pub at: Instant,
 }
@@ -80,10 +82,11 @@ pub(super) struct Script {
 
 impl Script {
     /// Notes a call and finds what shall happen to it.
-    pub(super) fn called(&mut self, name: &'static str, about: &str) -> Option<Act> {
+    pub(super) fn called(&mut self, name: &'static str, about: &str, running: bool) -> Option<Act> {
         self.calls.push(Call {
             name,
             about: about.to_owned(),
+            running,
             at: Instant::now(),
         });
         let fits = |r: &Rule| (r.call.is_empty() || r.call == name) && about.contains(&r.about);

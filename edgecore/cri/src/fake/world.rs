@@ -100,6 +100,8 @@ pub(crate) struct World {
     pub(super) containers: Vec<Cntr>,
     pub(super) images: Vec<v1::Image>,
     pub(super) behaviours: BTreeMap<String, Behaviour>,
+    /// Pod's uid, name and attempt of every container that was ever started.
+    pub(super) starts: Vec<(String, String, u32)>,
     next: u64,
 }
 
@@ -121,6 +123,30 @@ impl World {
                 "an error occurred when try to find container \"{id}\": not found"
             ))
         })
+    }
+
+    /// Whether what a call is about (`name id` of a container, id of a sandbox) runs: a container in a ready sandbox.
+    pub(super) fn runs(&self, about: &str) -> bool {
+        let id = about.split(' ').nth(1).unwrap_or(about);
+        let ready = |sandbox: &str| self.sandboxes.iter().any(|s| s.status.id == sandbox && s.is_ready());
+        let named = |c: &Cntr| c.status.id == id || c.sandbox == id;
+        self.containers
+            .iter()
+            .any(|c| named(c) && c.is_running() && ready(&c.sandbox))
+    }
+
+    /// Writes down that a container was started.
+    pub(super) fn started(&mut self, id: &str) {
+        let Some(container) = self.containers.iter().find(|c| c.status.id == id) else {
+            return;
+        };
+        let uid = self
+            .sandboxes
+            .iter()
+            .find(|s| s.status.id == container.sandbox)
+            .map_or("", Sbx::uid);
+        self.starts
+            .push((uid.to_owned(), container.name().to_owned(), container.attempt()));
     }
 
     /// Everything but the images is gone.

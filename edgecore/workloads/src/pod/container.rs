@@ -20,6 +20,7 @@ pub(crate) struct Container {
     pub(crate) env: Vec<EnvVar>,
     pub(crate) env_from: Vec<EnvFromSource>,
     pub(crate) resources: Resources,
+    pub(crate) resize_policy: Vec<ResizePolicy>,
     pub(crate) volume_mounts: Vec<VolumeMount>,
     pub(crate) liveness_probe: Option<Probe>,
     pub(crate) readiness_probe: Option<Probe>,
@@ -45,6 +46,15 @@ impl Container {
     pub(crate) fn is_sidecar(&self) -> bool {
         self.restart_policy.as_deref() == Some("Always")
     }
+}
+
+/// `resizePolicy[]`: whether a container must be started again for a change of one of its resources.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ResizePolicy {
+    pub(crate) resource_name: String,
+    /// `NotRequired` or `RestartContainer`.
+    pub(crate) restart_policy: String,
 }
 
 /// A number or a name.

@@ -1,6 +1,44 @@
-//! Files that outlive their pods: logs.
+//! Files that outlive their pods: logs, and folders of pods that nobody knows any more.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+
+use super::{Shared, lock};
+use crate::cluster::PODS;
+
+/// Removes what is on the disk of pods that neither the store nor a task knows. A store that cannot be read is no reason to remove anything.
+pub(super) async fn sweep(shared: &Shared) {
+    // What is on the disk is listed first: who comes after that is not in the list.
+    let folders = shared.means.on_disk();
+    let logs: Vec<_> = std::fs::read_dir(&shared.options.logs)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .collect();
+    let Ok(pods) = shared.cluster.list(PODS, None) else {
+        return;
+    };
+    let mut known: BTreeSet<String> = lock(&shared.tasks).by_uid.keys().map(ToString::to_string).collect();
+    known.extend(
+        pods.iter()
+            .filter_map(|p| p["metadata"]["uid"].as_str().map(str::to_owned)),
+    );
+    for uid in folders.iter().filter(|uid| !known.contains(*uid)) {
+        if shared.means.tear_down(uid).await {
+            tracing::info!(uid, "The folder of a pod that is gone was removed.");
+        }
+    }
+    for folder in logs {
+        let name = folder.file_name();
+        let uid = name
+            .to_str()
+            .filter(|n| n.matches('_').count() == 2)
+            .and_then(|n| n.rsplit('_').next());
+        if uid.is_some_and(|uid| !known.contains(uid)) {
+            log_folder(&folder.path());
+        }
+    }
+}
 
 /// Removes a container's log with its rotated parts. Only below the folder of logs.
 pub(super) fn log_files(logs: &Path, log_path: &str) {

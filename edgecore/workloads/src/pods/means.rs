@@ -1,11 +1,13 @@
 //! What a pod's task needs of its neighbours: the runtime's words for a pod, its volumes, its images. Owned elsewhere; here is the shape.
 
+use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cri::v1;
+use metastore::store::ObjectKey;
 
-use crate::cluster::Key;
 use crate::pod::{Container, Pod};
 
 /// Something that takes its time.
@@ -38,7 +40,7 @@ impl Refusal {
 /// A container that is about to be made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Making<'a> {
-    pub(crate) pod: &'a Pod,
+    pub(crate) pod: &'a Arc<Pod>,
     pub(crate) container: &'a Container,
     pub(crate) attempt: u32,
     /// What its sandbox was made from.
@@ -52,7 +54,7 @@ pub(crate) struct Making<'a> {
 /// See the module. Everything may be asked again at any time, for the same pod, after the agent was killed in the middle of it.
 pub(crate) trait Means: Send + Sync + 'static {
     /// Makes volumes and folders ready.
-    fn prepare<'a>(&'a self, pod: &'a Pod) -> Work<'a, Result<(), Refusal>>;
+    fn prepare<'a>(&'a self, pod: &'a Arc<Pod>) -> Work<'a, Result<(), Refusal>>;
 
     /// A sandbox's configuration and the runtime's handler for it.
     fn sandbox(&self, pod: &Pod, attempt: u32) -> Result<(v1::PodSandboxConfig, String), Refusal>;
@@ -61,10 +63,13 @@ pub(crate) trait Means: Send + Sync + 'static {
     fn container<'a>(&'a self, making: Making<'a>) -> Work<'a, Result<v1::ContainerConfig, Refusal>>;
 
     /// Brings the contents of volumes up to date.
-    fn refresh<'a>(&'a self, pod: &'a Pod) -> Work<'a, ()>;
+    fn refresh<'a>(&'a self, pod: &'a Arc<Pod>) -> Work<'a, ()>;
 
-    /// Uids of the pods that show a ConfigMap's (or Secret's) contents in their volumes.
-    fn concerned(&self, secret: bool, object: &Key) -> Vec<String>;
+    /// How long until contents are to be brought up to date though nothing changed: a token grows old.
+    fn refresh_in(&self, pod: &Pod) -> Option<Duration>;
+
+    /// Uids of the pods whose volumes show what is stored there.
+    fn concerned(&self, changed: &ObjectKey) -> Vec<String>;
 
     /// Takes a pod's volumes and folders away. False: not all of it went, try again.
     fn tear_down<'a>(&'a self, uid: &'a str) -> Work<'a, bool>;
@@ -72,6 +77,9 @@ pub(crate) trait Means: Send + Sync + 'static {
     /// Uids of pods with something on disk.
     fn on_disk(&self) -> Vec<String>;
 
-    /// Brings limits of a running container to what the pod says now. True when something was changed.
-    fn resize<'a>(&'a self, pod: &'a Pod, container: &'a Container, id: &'a str) -> Work<'a, bool>;
+    /// Waits until no Service leads to an address any more. For ever, if need be: the caller sets a bound.
+    fn left(&self, ip: IpAddr) -> Work<'_, ()>;
+
+    /// Brings the limits of a running container to what the pod says now.
+    fn resize<'a>(&'a self, pod: &'a Pod, container: &'a Container, id: &'a str) -> Work<'a, Result<(), Refusal>>;
 }

@@ -77,6 +77,8 @@ pub(crate) struct Memory {
     /// By container id.
     pub(crate) said: BTreeMap<String, Said>,
     pub(crate) verdict: Option<Verdict>,
+    /// What running containers were resized to, as a fingerprint, by id.
+    pub(crate) resized: BTreeMap<String, u64>,
     /// When it was first seen that the pod has to end, milliseconds since 1970.
     pub(crate) ending_since: Option<u64>,
     /// Ids of sandboxes that were stopped: their network is gone as well.

@@ -9,21 +9,26 @@ use tokio_util::sync::CancellationToken;
 
 use super::ask::{Answer, Whom};
 use super::means::{Making, Refusal};
-use super::plan::MIN_GRACE;
+use super::plan::{MIN_GRACE, resources_of};
 use super::probe::{Due, Kind};
 use super::{Shared, hooks, log_dir};
 use crate::events::Tone;
 use crate::pod::{Container, Pod};
 
+/// Longest that a container is kept from its end because Services still lead to it.
+const LEAVES: Duration = Duration::from_secs(1);
+
 /// How an action went.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// A sandbox was made.
-    Sandbox(Result<(), Refusal>),
-    /// A container was started.
+    /// Its id.
+    Sandbox(Result<String, Refusal>),
+    /// A container was started. `made`: its id and its sandbox's, when it got as far as that.
     Started {
         name: String,
         result: Result<(), Refusal>,
+        made: Option<(String, String)>,
     },
     /// It was given up before anything was made.
     GivenUp {
@@ -44,6 +49,11 @@ pub(super) enum Outcome {
     },
     TornDown(bool),
     Refreshed,
+    /// What it was resized to, as a fingerprint.
+    Resized {
+        id: String,
+        to: Option<u64>,
+    },
     /// A probe was answered.
     Probed {
         due: Due,
@@ -112,7 +122,7 @@ impl Hands {
         Outcome::Sandbox(made)
     }
 
-    async fn make_sandbox(&self, attempt: u32) -> Result<(), Refusal> {
+    async fn make_sandbox(&self, attempt: u32) -> Result<String, Refusal> {
         let shared = &self.shared;
         shared.means.prepare(&self.pod).await?;
         let (config, runtime_handler) = shared.means.sandbox(&self.pod, attempt)?;
@@ -127,7 +137,7 @@ impl Hands {
         let made = shared.runtime.run_pod_sandbox(request).await;
         let id = made.map_err(|e| refused("FailedCreatePodSandBox", &e))?.pod_sandbox_id;
         shared.owns(&self.uid, &id);
-        Ok(())
+        Ok(id)
     }
 
     /// Image, container, start.
@@ -156,7 +166,7 @@ impl Hands {
             Ok(config) => config,
             Err(refusal) => return self.not_started(name, refusal),
         };
-        let id = match self.make(&name, config, sandbox, place.sandbox).await {
+        let id = match self.make(&name, config, sandbox, place.sandbox.clone()).await {
             Ok(id) => id,
             Err(refusal) => return self.not_started(name, refusal),
         };
@@ -165,7 +175,8 @@ impl Hands {
             () = give_up.cancelled() => Ok(()),
             result = self.after_start(container, &id) => result,
         };
-        Outcome::Started { name, result }
+        let made = Some((id, place.sandbox));
+        Outcome::Started { name, result, made }
     }
 
     async fn make(
@@ -280,8 +291,11 @@ impl Hands {
         if !refusal.told {
             self.tell_of(&name, Tone::Warning, "Failed", format!("Error: {}", refusal.message));
         }
-        let result = Err(refusal);
-        Outcome::Started { name, result }
+        Outcome::Started {
+            name,
+            result: Err(refusal),
+            made: None,
+        }
     }
 
     /// Stops a container. `deadline`: milliseconds since 1970. `again`: it is being stopped already, with more time.
@@ -315,6 +329,13 @@ impl Hands {
     /// Hook, then signal, then by force. The hook is not run again for a container that is only given less time.
     async fn end(&self, id: &str, name: &str, deadline: u64, again: bool) -> Result<(), CriError> {
         let left = |now: u64| deadline.saturating_sub(now).div_ceil(1000);
+        if let Ok(ip) = self.ip.parse()
+            && !again
+            && self.pod.is_terminating()
+        {
+            // What comes in from now on goes elsewhere; who writes endpoints may be late.
+            drop(tokio::time::timeout(LEAVES, self.shared.means.left(ip)).await);
+        }
         let within = left(self.shared.now());
         let container = self.pod.container(name);
         if let Some(container) = container.filter(|_| !again && within > 0)
@@ -378,6 +399,22 @@ impl Hands {
                 false
             }
         }
+    }
+
+    /// Brings a container's limits to what the pod says.
+    pub(super) async fn resize(self, id: String, name: String) -> Outcome {
+        let Some(container) = self.pod.container(&name) else {
+            return Outcome::Resized { id, to: None };
+        };
+        let to = match self.shared.means.resize(&self.pod, container, &id).await {
+            Ok(()) => Some(crate::time::fingerprint(&resources_of(container).to_string())),
+            Err(e) => {
+                tracing::warn!(pod = %self.pod.key(), container = name, error = %e, "A container cannot be resized.");
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                None
+            }
+        };
+        Outcome::Resized { id, to }
     }
 
     /// Takes volumes and folders away.

@@ -62,6 +62,11 @@ pub(crate) enum Action {
     RemoveContainer {
         id: String,
     },
+    /// The limits of a running container change.
+    Resize {
+        id: String,
+        name: String,
+    },
     /// A start that waits for an image or a hook is given up.
     GiveUp {
         name: String,
@@ -206,8 +211,8 @@ fn next_attempt(look: Look<'_>, name: &str) -> u32 {
         .as_u64()
         .and_then(|n| u32::try_from(n).ok())
         .unwrap_or(0);
-    let ran = told["state"]["running"].is_object() || told["state"]["terminated"].is_object();
-    let ran = ran || told["lastState"]["terminated"].is_object();
+    // With an id the count is that of an attempt that was made.
+    let ran = told["containerID"].is_string();
     match look.observed.latest(name) {
         Some(seen) => seen.attempt.saturating_add(1),
         None if ran => count.saturating_add(1),
@@ -224,7 +229,22 @@ fn restarts(pod: &Pod, code: Option<i64>) -> bool {
     }
 }
 
+/// What a container may use, as its status tells it.
+pub(super) fn resources_of(container: &Container) -> Value {
+    let resources = &container.resources;
+    let mut told = serde_json::Map::new();
+    for (field, list) in [("limits", &resources.limits), ("requests", &resources.requests)] {
+        if !list.is_empty() {
+            told.insert(field.to_owned(), serde_json::json!(list));
+        }
+    }
+    told.into()
+}
+
 /// Whether a startup probe lets others go on and other probes begin.
 pub(super) fn has_started(container: &Container, seen: &Seen, memory: &Memory) -> bool {
     seen.state == State::Running && (container.startup_probe.is_none() || memory.said(&seen.id).startup == Some(true))
 }
+
+#[cfg(test)]
+mod tests;

@@ -185,3 +185,6 @@ fn phase(look: Look<'_>, plan: &Plan, verdict: Option<&Verdict>, main: &[Value],
         (false, true, _) | (false, false, _) => "Running",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use cri::fake::Fake;
 use cri::v1;
 use daemon::drain::Drain;
 use metastore::api::{ApiServer, DeleteOptions};
-use metastore::store::{Store, StoreOptions};
+use metastore::store::{ObjectKey, Store, StoreOptions};
 use serde_json::{Value, json};
 
 use super::means::{Making, Means, Refusal, Work};
@@ -39,10 +39,13 @@ pub(crate) struct Plain {
     /// Containers of this name wait for their image for ever.
     pub(crate) hang: Mutex<Option<String>>,
     pub(crate) torn_down: Mutex<Vec<String>>,
+    pub(crate) resized: Mutex<Vec<String>>,
+    /// What is on the disk of pods nobody knows.
+    pub(crate) left_over: Mutex<Vec<String>>,
 }
 
 impl Means for Plain {
-    fn prepare<'a>(&'a self, _: &'a Pod) -> Work<'a, Result<(), Refusal>> {
+    fn prepare<'a>(&'a self, _: &'a Arc<Pod>) -> Work<'a, Result<(), Refusal>> {
         Box::pin(async { Ok(()) })
     }
 
@@ -107,11 +110,15 @@ impl Means for Plain {
         })
     }
 
-    fn refresh<'a>(&'a self, _: &'a Pod) -> Work<'a, ()> {
+    fn refresh<'a>(&'a self, _: &'a Arc<Pod>) -> Work<'a, ()> {
         Box::pin(async {})
     }
 
-    fn concerned(&self, _: bool, _: &Key) -> Vec<String> {
+    fn refresh_in(&self, _: &Pod) -> Option<Duration> {
+        None
+    }
+
+    fn concerned(&self, _: &ObjectKey) -> Vec<String> {
         Vec::new()
     }
 
@@ -121,11 +128,16 @@ impl Means for Plain {
     }
 
     fn on_disk(&self) -> Vec<String> {
-        Vec::new()
+        lock(&self.left_over).clone()
     }
 
-    fn resize<'a>(&'a self, _: &'a Pod, _: &'a Container, _: &'a str) -> Work<'a, bool> {
-        Box::pin(async { false })
+    fn left(&self, _: std::net::IpAddr) -> Work<'_, ()> {
+        Box::pin(async {})
+    }
+
+    fn resize<'a>(&'a self, _: &'a Pod, _: &'a Container, id: &'a str) -> Work<'a, Result<(), Refusal>> {
+        lock(&self.resized).push(id.to_owned());
+        Box::pin(async { Ok(()) })
     }
 }
 
@@ -165,6 +177,8 @@ impl Stage {
                 refuse: Mutex::default(),
                 hang: Mutex::default(),
                 torn_down: Mutex::default(),
+                resized: Mutex::default(),
+                left_over: Mutex::default(),
             }),
             trust_store: AtomicBool::new(true),
             agent: Mutex::default(),
@@ -182,8 +196,9 @@ impl Stage {
         let fake = Arc::clone(&self.fake);
         let options = Options {
             node: NODE.into(),
-            host_ips: vec!["192.0.2.7".to_owned()],
+            host_ips: Arc::new(|| vec!["192.0.2.7".to_owned()]),
             logs: self.folder.path().join("logs"),
+            manifests: self.folder.path().join("manifests"),
             trust_store: self.trust_store.load(Ordering::Relaxed),
             wall: Arc::new(move || super::observed::millis(fake.now_ns())),
         };
@@ -203,6 +218,17 @@ impl Stage {
                 drain.finish(Duration::from_secs(3600)).await,
                 "tasks end when they are told to"
             );
+        }
+    }
+
+    /// Puts a manifest where static pods are looked for; nothing takes it away.
+    pub(crate) fn manifest(&self, name: &str, text: &str) {
+        let folder = self.folder.path().join("manifests");
+        std::fs::create_dir_all(&folder).unwrap();
+        if text.is_empty() {
+            std::fs::remove_file(folder.join(name)).unwrap();
+        } else {
+            std::fs::write(folder.join(name), text).unwrap();
         }
     }
 

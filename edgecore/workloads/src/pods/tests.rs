@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::*;
 
+mod survival;
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_runs_and_its_status_says_so() {
     let stage = Stage::new().await;

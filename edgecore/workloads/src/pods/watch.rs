@@ -7,15 +7,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use cri::{CriError, Events, Why, v1};
 use daemon::drain::Drain;
-use metastore::store::{Event, EventKind, Tapped};
+use metastore::store::{Event, EventKind, Object, Tapped};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::observed::State;
+use super::statics::{self, Statics};
 use super::status::Place;
 use super::worker::Worker;
-use super::{Shared, Task, labels, lock};
+use super::{Shared, Task, clean, labels, lock};
 use crate::cluster::{CONFIG_MAPS, Key, PODS, SECRETS};
 
 /// How often everything is listed though events come, in case one was lost.
@@ -24,6 +25,11 @@ const SAFETY: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_secs(1);
 /// How often a runtime is tried that does not answer.
 const TRY: Duration = Duration::from_secs(1);
+/// How often the disk is looked at for what belongs to nobody, and when first.
+const SWEEP: Duration = Duration::from_secs(600);
+const SWEEP_FIRST: Duration = Duration::from_secs(10);
+/// How often the folder of static pods is looked at.
+const MANIFESTS: Duration = Duration::from_secs(20);
 /// After a stream of events was asked for: when it is surely open.
 const OPEN: Duration = Duration::from_secs(2);
 
@@ -43,7 +49,11 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: Drain) {
         PODS.is_of(key) || CONFIG_MAPS.is_of(key) || SECRETS.is_of(key)
     });
     let mut link = Link::Down;
+    let mut sweep_at = Instant::now() + SWEEP_FIRST;
     let mut look_at = Instant::now();
+    let mut statics = Statics::new(shared.options.manifests.clone(), shared.options.node.to_string());
+    // Before anything of the runtime is called an orphan.
+    let mut statics_at = manifests(shared, &mut statics, &drain);
     all_pods(shared, &drain);
     loop {
         tokio::select! {
@@ -67,6 +77,16 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: Drain) {
                     look_at = Instant::now() + TRY;
                 }
             },
+            () = tokio::time::sleep_until(sweep_at) => {
+                // Only while the runtime tells what there is.
+                let ready = !matches!(link, Link::Down) && shared.options.trust_store;
+                sweep_at = Instant::now() + if ready { SWEEP } else { SAFETY };
+                if ready {
+                    let shared = Arc::clone(shared);
+                    drop(drain.spawn(async move { clean::sweep(&shared).await }));
+                }
+            }
+            () = tokio::time::sleep_until(statics_at) => statics_at = manifests(shared, &mut statics, &drain),
             () = tokio::time::sleep_until(look_at) => {
                 let back = matches!(link, Link::Down);
                 look_at = match list(shared, &drain, back).await {
@@ -122,15 +142,20 @@ fn all_pods(shared: &Arc<Shared>, drain: &Drain) {
 
 fn note(shared: &Arc<Shared>, event: &Event, drain: &Drain) {
     let key = &event.object.key;
-    if !PODS.is_of(key) {
-        let object = Key::new(key.namespace.clone(), key.name.clone());
-        let secret = SECRETS.is_of(key);
-        for uid in shared.means.concerned(secret, &object) {
+    let shown = !PODS.is_of(key)
+        || event
+            .previous
+            .as_ref()
+            .is_some_and(|before| metadata_differs(before, &event.object));
+    if shown {
+        for uid in shared.means.concerned(key) {
             let task = lock(&shared.tasks).by_uid.get(uid.as_str()).cloned();
             if let Some(task) = task {
                 task.tell(|inbox| inbox.files = true);
             }
         }
+    }
+    if !PODS.is_of(key) {
         return;
     }
     let Ok(pod) = event.object.value() else { return };
@@ -149,24 +174,79 @@ fn note(shared: &Arc<Shared>, event: &Event, drain: &Drain) {
     }
 }
 
+/// Whether what a pod's volumes may show of itself differs.
+fn metadata_differs(before: &Object, after: &Object) -> bool {
+    let (Ok(before), Ok(after)) = (before.value(), after.value()) else {
+        return true;
+    };
+    ["labels", "annotations"]
+        .iter()
+        .any(|field| before["metadata"][field] != after["metadata"][field])
+}
+
 /// The store holds this pod: its task is told, or made.
 fn wanted(shared: &Arc<Shared>, pod: &Value, drain: &Drain) {
     let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
     if uid.is_empty() || pod["spec"]["nodeName"] != *shared.options.node {
         return;
     }
-    let task = lock(&shared.tasks).by_uid.get(uid).cloned();
+    let stands_for = pod["metadata"]["annotations"][statics::MIRROR].as_str();
+    let task = lock(&shared.tasks).by_uid.get(stands_for.unwrap_or(uid)).cloned();
     match task {
         Some(task) => task.tell(|inbox| inbox.pod = true),
-        None => begin(shared, uid, Key::of(pod), None, drain),
+        None if stands_for.is_some() => {
+            // Its manifest went while nobody looked.
+            let (shared, key, uid) = (Arc::clone(shared), Key::of(pod), uid.to_owned());
+            drop(drain.spawn(async move {
+                if let Err(e) = statics::forget(&shared, &key, &uid).await {
+                    tracing::debug!(pod = %key, error = %e, "The mirror of a static pod cannot be removed.");
+                }
+            }));
+        }
+        None => begin(shared, uid, Key::of(pod), None, false, drain),
     }
 }
 
-fn begin(shared: &Arc<Shared>, uid: &str, key: Key, last: Option<Bytes>, drain: &Drain) {
+/// Starts tasks of new manifests and ends those of old ones. When to look again.
+fn manifests(shared: &Arc<Shared>, statics: &mut Statics, drain: &Drain) -> Instant {
+    let wanted = statics.look(shared.now());
+    let tasks: Vec<_> = lock(&shared.tasks)
+        .by_uid
+        .values()
+        .filter(|t| t.is_static)
+        .cloned()
+        .collect();
+    for task in tasks.iter().filter(|task| !wanted.iter().any(|m| *m.uid == *task.uid)) {
+        task.tell(|inbox| inbox.withdrawn = true);
+    }
+    let mut waits = false;
+    for manifest in wanted {
+        if tasks.iter().any(|task| *task.uid == *manifest.uid) {
+            continue;
+        }
+        // The one before it goes first.
+        if tasks.iter().any(|task| task.key == manifest.key) {
+            waits = true;
+            continue;
+        }
+        begin(
+            shared,
+            &manifest.uid,
+            manifest.key.clone(),
+            Some(manifest.object.clone()),
+            true,
+            drain,
+        );
+    }
+    Instant::now() + if waits { POLL } else { MANIFESTS }
+}
+
+fn begin(shared: &Arc<Shared>, uid: &str, key: Key, last: Option<Bytes>, is_static: bool, drain: &Drain) {
     let uid: Arc<str> = uid.into();
     let task = Arc::new(Task {
         uid: Arc::clone(&uid),
         key,
+        is_static,
         inbox: Default::default(),
         wake: Notify::new(),
         seen: Default::default(),
@@ -248,14 +328,14 @@ fn orphan(shared: &Arc<Shared>, uid: &str, listed: Listed, drain: &Drain) {
         "metadata": {"name": &*key.name, "namespace": &*key.namespace, "uid": uid},
         "spec": {"containers": containers, "terminationGracePeriodSeconds": listed.grace.unwrap_or(30)},
     });
-    begin(shared, uid, key, Some(last.to_string().into()), drain);
+    begin(shared, uid, key, Some(last.to_string().into()), false, drain);
 }
 
 impl Shared {
     /// What statuses need to know of the machine.
     pub(super) fn place(&self) -> Place {
         Place {
-            host_ips: self.options.host_ips.clone(),
+            host_ips: (self.options.host_ips)(),
         }
     }
 

@@ -16,22 +16,27 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::memory::{Memory, Said};
-use super::observed::{Observed, State};
+use super::memory::{Memory, Refused, Said};
+use super::observed::{Observed, Seen, State};
 use super::ops::{Hands, Outcome, Where};
 use super::plan::{Action, Goal, Look, Plan};
 use super::probe::Watches;
-use super::{Inbox, Running, RunningContainer, Shared, Task, lock, log_dir, look, plan, status};
+use super::{Inbox, Running, RunningContainer, Shared, Task, lock, log_dir, look, plan, statics, status};
 use crate::cluster::PODS;
 use crate::events::Tone;
 use crate::pod::Pod;
 
 /// How long a status waits to be written while something is under way that will change it again.
 const SETTLES: Duration = Duration::from_millis(250);
-/// What was told to have ended and still runs by the runtime's records is looked at again after this long, doubled each time, so often.
-const RECORDS: (Duration, u32) = (Duration::from_millis(10), 9);
 /// How long after a failed try the next one comes, when nobody says, in milliseconds: doubled up to the second.
 const RETRY: u64 = 1000;
+/// How long after an end was told the runtime is asked again, tripled each time, and how often.
+const DOUBT: Duration = Duration::from_millis(25);
+const DOUBTS: u32 = 6;
+/// How long renewing the contents of volumes may take before it is tried again.
+const FRESH: Duration = Duration::from_secs(60);
+/// When a static pod that cannot be shown in the API is tried again.
+const SHOW: Duration = Duration::from_secs(20);
 const RETRY_MOST: u64 = 10_000;
 
 type Op = Pin<Box<dyn Future<Output = Outcome> + Send>>;
@@ -48,20 +53,29 @@ pub(super) struct Worker {
     /// Gives up starts (by name) and stops (by id).
     tokens: BTreeMap<String, CancellationToken>,
     watches: Watches,
+    /// Ids of what is said to have ended and still seems to run: when to look again, and how often that was done.
+    doubts: BTreeMap<String, (Instant, u32)>,
     /// What probes said before this task was there has been taken from the status.
     seeded: bool,
     /// The object as it was last, as JSON: a Pod as a value takes ten times the memory.
     last: Option<Bytes>,
     /// Its version.
     version: String,
+    /// The manifest of a static pod is gone.
+    withdrawn: bool,
+    /// The status of a static pod, for as long as it has no mirror that keeps it, and when one is to be tried again.
+    unshown: Value,
+    /// There is an object that keeps the status.
+    shown: bool,
+    show_at: Option<Instant>,
+    /// When contents of volumes grow old.
+    files_at: Option<Instant>,
     /// Since when the stored status is not what it should be.
     unwritten: Option<Instant>,
     /// Fingerprint of the status that was written last, and the version that this made.
     written: (u64, String),
     /// Containers whose back-off has been told of.
     told: BTreeMap<String, u32>,
-    /// Containers and sandboxes that something was told of while they still run by the runtime's records: how often they were looked at.
-    doubted: BTreeMap<String, u32>,
 }
 
 impl Worker {
@@ -76,13 +90,18 @@ impl Worker {
             ops: FuturesUnordered::new(),
             tokens: BTreeMap::new(),
             watches: Watches::default(),
+            doubts: BTreeMap::new(),
             seeded: false,
             last,
             version: String::new(),
+            withdrawn: false,
+            unshown: Value::Null,
+            shown: true,
+            show_at: None,
+            files_at: None,
             unwritten: None,
             written: (0, String::new()),
             told: BTreeMap::new(),
-            doubted: BTreeMap::new(),
         }
     }
 
@@ -121,7 +140,7 @@ impl Worker {
             tracing::debug!(pod = %self.task.key, error = %e, "The runtime cannot be looked at.");
             self.known = false;
             // Sooner when the runtime is back: then every task is told.
-            return Some(now + Duration::from_secs(5));
+            return Some(now + Duration::from_secs(30));
         }
         self.publish();
         let Some(pod) = self.load() else {
@@ -144,7 +163,10 @@ impl Worker {
         }
         let last = plan.actions.contains(&Action::Delete);
         let due = self.write(&pod, &plan, last).await;
-        if last && self.delete().await {
+        if last && !self.delete().await {
+            return Some(now + Duration::from_secs(1));
+        }
+        if last {
             super::clean::log_folder(&log_dir(&self.shared.options.logs, &self.task.key, &self.task.uid));
             return None;
         }
@@ -154,12 +176,13 @@ impl Worker {
         for action in plan.actions {
             self.act(&hands, action);
         }
+        let fresh = self.keep_fresh(now);
+        let doubt = self.doubts.values().map(|(at, _)| *at).min();
         let wake = plan
             .wake_at
             .map(|at| now + Duration::from_millis(at.saturating_sub(wall)));
         let far = now + Duration::from_secs(3600);
-        let doubt = self.doubted.values().min().map(|looks| now + RECORDS.0 * (1 << looks));
-        Some([wake, due, doubt].into_iter().flatten().min().unwrap_or(far))
+        Some([wake, due, fresh, doubt].into_iter().flatten().min().unwrap_or(far))
     }
 
     /// Takes in what was told, and looks at what it names.
@@ -167,30 +190,42 @@ impl Worker {
         if let Some(verdict) = inbox.verdict {
             self.memory.verdict.get_or_insert(verdict);
         }
-        if let Some(last) = inbox.last {
+        if let Some(last) = inbox.last.filter(|_| !self.task.is_static) {
             self.last = Some(last);
         }
+        self.withdrawn |= inbox.withdrawn;
         if inbox.files && !self.memory.torn_down {
             self.refresh_files();
         }
-        // Events run ahead of the runtime's own records: what ended may be said to run for a while.
-        self.doubted.extend(inbox.ids.into_iter().map(|id| (id, 0)));
+        let now = Instant::now();
+        self.doubts.extend(inbox.ids.into_iter().map(|id| (id, (now, 0))));
         if inbox.relist || !self.known {
-            self.relist().await?;
-        } else {
-            let ids: Vec<String> = self.doubted.keys().cloned().collect();
-            for id in ids {
-                self.refresh(&id).await?;
-            }
+            return self.relist().await;
         }
-        let observed = &self.observed;
-        self.doubted.retain(|id, looks| {
-            *looks += 1;
-            let runs = observed.container(id).is_some_and(|c| c.state == State::Running)
-                || observed.sandboxes.iter().any(|s| s.id == *id && s.ready);
-            runs && *looks < RECORDS.1
-        });
+        let due: Vec<String> = self
+            .doubts
+            .iter()
+            .filter(|(_, (at, _))| *at <= now)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in due {
+            self.refresh(&id).await?;
+            self.doubt(&id, now);
+        }
         Ok(())
+    }
+
+    /// An end is told before the runtime itself has taken it in: what still seems to run is looked at again, a few times.
+    fn doubt(&mut self, id: &str, now: Instant) {
+        let runs = self.observed.container(id).is_some_and(Seen::may_run);
+        let ready = self.observed.sandboxes.iter().any(|s| s.id == id && s.ready);
+        let tries = self.doubts.get(id).map_or(0, |(_, tries)| *tries);
+        if (runs || ready) && tries < DOUBTS {
+            let wait = DOUBT * 3u32.pow(tries);
+            self.doubts.insert(id.to_owned(), (now + wait, tries + 1));
+        } else {
+            self.doubts.remove(id);
+        }
     }
 
     async fn relist(&mut self) -> Result<(), CriError> {
@@ -205,6 +240,7 @@ impl Worker {
             self.memory.note(seen);
         }
         self.memory.said.retain(|id, _| observed.container(id).is_some());
+        self.memory.resized.retain(|id, _| observed.container(id).is_some());
         self.observed = observed;
         self.known = true;
         Ok(())
@@ -269,6 +305,9 @@ impl Worker {
 
     /// The pod as the store has it; as it was last, and to be ended, when the store has it no more.
     fn load(&mut self) -> Option<Pod> {
+        if self.task.is_static {
+            return self.load_static();
+        }
         let key = &self.task.key;
         let place = ObjectKey::new(
             PODS.group,
@@ -294,14 +333,36 @@ impl Worker {
             self.version = object.revision.to_string();
             return Some(pod);
         }
+        let pod = self.read()?;
+        Some(self.ending(pod))
+    }
+
+    /// The manifest, with the status that its mirror has.
+    fn load_static(&mut self) -> Option<Pod> {
         let mut pod = self.read()?;
+        let mirror = statics::mirror(&self.shared, &self.task.key, &self.task.uid);
+        let metadata = mirror.as_ref().map(|m| &m["metadata"]);
+        let text = |field: &str| metadata.and_then(|m| m[field].as_str()).unwrap_or_default().to_owned();
+        self.version = text("resourceVersion");
+        lock(&self.task.seen).mirror = text("uid");
+        self.shown = metadata.is_some_and(|m| m["deletionTimestamp"].is_null());
+        pod.status = match mirror {
+            Some(mut mirror) => mirror["status"].take(),
+            None => self.unshown.clone(),
+        };
+        self.memory.absent = self.withdrawn;
+        Some(if self.withdrawn { self.ending(pod) } else { pod })
+    }
+
+    /// A pod that is to go though its object does not say so.
+    fn ending(&mut self, mut pod: Pod) -> Pod {
         if !pod.is_terminating() {
             let since = *self.memory.ending_since.get_or_insert_with(|| self.shared.now());
             let grace = pod.spec.termination_grace_period_seconds.unwrap_or(30).max(0);
             pod.metadata.deletion_timestamp = Some(crate::time::stamp(since + grace.unsigned_abs() * 1000));
             pod.metadata.deletion_grace_period_seconds = Some(grace);
         }
-        Some(pod)
+        pod
     }
 
     /// The pod as it was last.
@@ -322,13 +383,14 @@ impl Worker {
             "kind": "Pod",
             "metadata": {"name": m.name, "namespace": m.namespace, "uid": m.uid, "resourceVersion": self.version},
         });
-        let own = self.observed.current().and_then(|s| s.ips.first());
-        let ip = own.or(self.shared.options.host_ips.first().filter(|_| pod.spec.host_network));
+        let own = self.observed.current().and_then(|s| s.ips.first().cloned());
+        let host = || (self.shared.options.host_ips)().into_iter().next();
+        let ip = own.or_else(|| if pod.spec.host_network { host() } else { None });
         Hands {
             shared: Arc::clone(&self.shared),
             uid: Arc::clone(&self.task.uid),
             about: Arc::new(about),
-            ip: ip.map_or("", String::as_str).into(),
+            ip: ip.unwrap_or_default().into(),
             pod,
         }
     }
@@ -391,7 +453,7 @@ impl Worker {
         };
         let new = status::status(look, plan, &self.shared.place());
         let print = crate::time::fingerprint(&new.to_string());
-        if new == pod.status || (self.written.0 == print && self.written.1 == self.version) {
+        if self.shown && (new == pod.status || (self.written.0 == print && self.written.1 == self.version)) {
             self.unwritten = None;
             return None;
         }
@@ -400,9 +462,35 @@ impl Worker {
         if settling && !last && since.elapsed() < SETTLES {
             return Some(since + SETTLES);
         }
-        let uid = Arc::clone(&self.task.uid);
+        if self.task.is_static {
+            self.unshown = new.clone();
+            let now = Instant::now();
+            if let Some(at) = self.show_at.filter(|at| now < *at) {
+                return Some(at);
+            }
+            let manifest = self.last.clone().unwrap_or_default();
+            match statics::show(&self.shared, &self.task.key, &self.task.uid, &manifest).await {
+                Ok(mirror) => {
+                    lock(&self.task.seen).mirror = mirror["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+                }
+                Err(e) => {
+                    tracing::warn!(pod = %self.task.key, error = %e, "A static pod runs, and cannot be shown in the API.");
+                    let again = now + SHOW;
+                    self.show_at = Some(again);
+                    return Some(again);
+                }
+            }
+            self.show_at = None;
+        }
+        let (uid, is_static) = (Arc::clone(&self.task.uid), self.task.is_static);
         let change = |object: &mut Value| {
-            if object["metadata"]["uid"] != *uid {
+            let metadata = &object["metadata"];
+            let its = if is_static {
+                &metadata["annotations"][statics::MIRROR]
+            } else {
+                &metadata["uid"]
+            };
+            if *its != *uid {
                 return Err(gone());
             }
             status::merge(object, new.clone());
@@ -428,6 +516,16 @@ impl Worker {
 
     /// Removes the object. Whether it is gone.
     async fn delete(&mut self) -> bool {
+        // Asked once more: an answer that was lost may have left something.
+        if self.relist().await.is_err() || !self.observed.is_empty() {
+            return false;
+        }
+        if let Some(mirror) =
+            statics::mirror(&self.shared, &self.task.key, &self.task.uid).filter(|_| self.task.is_static)
+        {
+            let uid = mirror["metadata"]["uid"].as_str().unwrap_or_default();
+            return statics::forget(&self.shared, &self.task.key, uid).await.is_ok();
+        }
         if self.memory.absent {
             return true;
         }
@@ -531,6 +629,10 @@ impl Worker {
                 }
                 return;
             }
+            Action::Resize { id, name } => {
+                busy.ids.insert(id.clone());
+                Box::pin(hands.resize(id, name))
+            }
             Action::TearDown => {
                 busy.volumes = true;
                 Box::pin(hands.tear_down())
@@ -538,6 +640,20 @@ impl Worker {
             Action::Delete => return,
         };
         self.ops.push(op);
+    }
+
+    /// Tokens in volumes are renewed before they end. When next.
+    fn keep_fresh(&mut self, now: Instant) -> Option<Instant> {
+        if self.memory.torn_down || self.observed.current().is_none() {
+            self.files_at = None;
+        } else if self.files_at.is_some_and(|at| at <= now) {
+            self.refresh_files();
+            self.files_at = Some(now + FRESH);
+        } else if self.files_at.is_none() {
+            let pod = self.read()?;
+            self.files_at = Some(now + self.shared.means.refresh_in(&pod)?);
+        }
+        self.files_at
     }
 
     fn refresh_files(&mut self) {
@@ -552,21 +668,24 @@ impl Worker {
         let busy = &mut self.memory.busy;
         let now = self.shared.now();
         match outcome {
-            Outcome::Sandbox(result) => {
+            Outcome::Sandbox(Ok(id)) => {
                 busy.sandbox = false;
-                self.memory.sandbox_refused = result.err().map(|refusal| {
-                    let times = self.memory.sandbox_refused.as_ref().map_or(0, |r| r.times);
-                    let wait = refusal.after.map_or_else(|| retry(times), millis);
-                    super::memory::Refused {
-                        reason: refusal.reason,
-                        message: refusal.message,
-                        retry_at: now + wait,
-                        times: times + 1,
-                    }
+                self.memory.sandbox_refused = None;
+                self.made_sandbox(&id).await;
+            }
+            Outcome::Sandbox(Err(refusal)) => {
+                busy.sandbox = false;
+                let times = self.memory.sandbox_refused.as_ref().map_or(0, |r| r.times);
+                let wait = refusal.after.map_or_else(|| retry(times), millis);
+                self.memory.sandbox_refused = Some(Refused {
+                    reason: refusal.reason,
+                    message: refusal.message,
+                    retry_at: now + wait,
+                    times: times + 1,
                 });
                 self.stale().await;
             }
-            Outcome::Started { name, result } => {
+            Outcome::Started { name, result, made } => {
                 busy.starts.remove(&name);
                 self.tokens.remove(&name);
                 match result {
@@ -579,7 +698,10 @@ impl Worker {
                         self.memory.refuse(&name, refusal.reason, refusal.message, now + wait);
                     }
                 }
-                self.stale().await;
+                match made {
+                    Some((id, sandbox)) => self.made(&id, &sandbox).await,
+                    None => self.stale().await,
+                }
             }
             Outcome::GivenUp { name } => {
                 busy.starts.remove(&name);
@@ -593,7 +715,8 @@ impl Worker {
                     self.known = false;
                 }
             }
-            Outcome::Replaced | Outcome::Refreshed => return false,
+            Outcome::Replaced => return false,
+            Outcome::Refreshed => self.files_at = None,
             Outcome::Probed { due, answer } => {
                 let said = self.memory.said.entry(due.id.clone()).or_default();
                 return self.watches.answered(&due, &answer, said);
@@ -601,17 +724,30 @@ impl Worker {
             Outcome::SandboxStopped { id, ok } => {
                 busy.ids.remove(&id);
                 if ok {
-                    self.memory.stopped.insert(id);
+                    self.memory.stopped.insert(id.clone());
                 }
-                self.stale().await;
+                let inhabited = self.observed.containers.iter().any(|c| c.sandbox == id && c.may_run());
+                if ok && !inhabited {
+                    self.made_sandbox(&id).await;
+                } else {
+                    self.stale().await;
+                }
             }
             Outcome::Removed { id, ok } => {
                 busy.ids.remove(&id);
                 if ok {
                     self.memory.stopped.remove(&id);
                     self.memory.said.remove(&id);
+                    self.removed(&id);
+                } else {
+                    self.stale().await;
                 }
-                self.stale().await;
+            }
+            Outcome::Resized { id, to } => {
+                busy.ids.remove(&id);
+                if let Some(to) = to {
+                    self.memory.resized.insert(id, to);
+                }
             }
             Outcome::TornDown(ok) => {
                 busy.volumes = false;
@@ -619,6 +755,41 @@ impl Worker {
             }
         }
         true
+    }
+
+    /// A container was made and started.
+    async fn made(&mut self, id: &str, sandbox: &str) {
+        match look::container(&self.shared, id, sandbox).await {
+            Ok(Some(seen)) => {
+                self.memory.note(&seen);
+                self.observed.put(seen);
+            }
+            _ => self.stale().await,
+        }
+    }
+
+    /// A sandbox was made, or stopped.
+    async fn made_sandbox(&mut self, id: &str) {
+        match look::sandbox(&self.shared, id).await {
+            Ok(Some(sandbox)) => self.observed.put_sandbox(sandbox),
+            _ => self.stale().await,
+        }
+    }
+
+    /// A sandbox with all that was in it, or a container, is gone.
+    fn removed(&mut self, id: &str) {
+        let gone: Vec<String> = ids(&self.observed).filter(|other| *other == id).cloned().collect();
+        let inside = self
+            .observed
+            .containers
+            .iter()
+            .filter(|c| c.sandbox == id)
+            .map(|c| c.id.clone());
+        for id in gone.into_iter().chain(inside) {
+            self.shared.disowns(&id);
+        }
+        self.observed.containers.retain(|c| c.id != id && c.sandbox != id);
+        self.observed.sandboxes.retain(|s| s.id != id);
     }
 
     /// What is known of the runtime is out of date.

@@ -2,8 +2,8 @@
 
 use super::super::memory::Memory;
 use super::super::observed::{Observed, Sandbox, Seen, State, millis};
-use super::{Action, Goal, Look, Past, Plan, deadline, has_started, next_attempt, restarts};
-use crate::pod::Container;
+use super::{Action, Goal, Look, Past, Plan, deadline, has_started, next_attempt, resources_of, restarts, status_of};
+use crate::pod::{Container, ResizePolicy};
 
 /// Whether nothing in the pod will run again: every main container ended for good, or an init container did without success.
 pub(super) fn is_over(look: Look<'_>) -> bool {
@@ -245,7 +245,7 @@ impl Starts<'_, '_> {
         } else if said.liveness == Some(false) {
             (&container.liveness_probe, "liveness")
         } else {
-            return;
+            return self.resized(container, seen);
         };
         let mut message = format!("{what} {} failed {which} probe", container.name);
         if !container.is_sidecar() && self.look.pod.spec.restart_policy != "Never" {
@@ -254,6 +254,41 @@ impl Starts<'_, '_> {
         let own = probe.as_ref().and_then(|p| p.termination_grace_period_seconds);
         let grace = own.or(self.look.pod.spec.termination_grace_period_seconds);
         stop(self.look, seen, message, grace, self.plan);
+    }
+
+    /// Brings a container to the resources that the pod says now: in place, or by another start where it asks for that.
+    fn resized(&mut self, container: &Container, seen: &Seen) {
+        let Look { pod, memory, .. } = self.look;
+        let told = &status_of(pod, &container.name);
+        let now = resources_of(container);
+        let known =
+            told["containerID"].as_str().is_some_and(|id| id.ends_with(&seen.id)) && told["resources"].is_object();
+        let done = memory.resized.get(&seen.id) == Some(&crate::time::fingerprint(&now.to_string()));
+        if !known || done || told["resources"] == now || memory.busy.ids.contains(&seen.id) {
+            return;
+        }
+        let before = &told["resources"];
+        let differs = |resource: &str| {
+            ["limits", "requests"]
+                .iter()
+                .any(|list| before[list][resource] != now[list][resource])
+        };
+        let again = |p: &ResizePolicy| p.restart_policy == "RestartContainer" && differs(&p.resource_name);
+        if container.resize_policy.iter().any(again) {
+            let message = format!("Container {} resize requires restart", container.name);
+            stop(
+                self.look,
+                seen,
+                message,
+                pod.spec.termination_grace_period_seconds,
+                self.plan,
+            );
+        } else {
+            self.plan.actions.push(Action::Resize {
+                id: seen.id.clone(),
+                name: container.name.clone(),
+            });
+        }
     }
 
     /// Starts a container when its time has come. `seen` is its last attempt.

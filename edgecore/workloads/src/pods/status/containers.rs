@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::memory::spoken;
 use super::super::observed::{Seen, State, millis};
-use super::super::plan::{Goal, Look, Plan, has_started};
+use super::super::plan::{Goal, Look, Plan, has_started, resources_of};
 use crate::pod::Container;
 
 /// One of the three lists.
@@ -46,12 +46,11 @@ pub(super) fn of(look: Look<'_>, plan: &Plan, list: List) -> Vec<Value> {
 
 fn one(look: Look<'_>, plan: &Plan, list: List, container: &Container, old: &Value) -> Value {
     let name = container.name.as_str();
-    // What is being made now is told when it is done.
+    // What is being started now, its hook included, is told when that is done. One that was only made is nothing yet: should it go again, it
+    // never was.
     let starting = look.memory.busy.starts.contains(name);
-    let seen = look
-        .observed
-        .latest(name)
-        .filter(|s| !(starting && s.state == State::Created));
+    let told = |s: &&Seen| s.name == name && s.state != State::Created && !(starting && s.state == State::Running);
+    let seen = look.observed.containers.iter().find(told);
     let mut status = match seen {
         Some(seen) => seen_status(look, container, seen, old),
         None => unseen_status(look, list, container, old),
@@ -60,7 +59,7 @@ fn one(look: Look<'_>, plan: &Plan, list: List, container: &Container, old: &Val
     if list != List::Ephemeral {
         probes(look, list, container, seen, &mut status);
     }
-    more(container, old, &mut status);
+    more(look, container, old, &mut status);
     status
 }
 
@@ -71,13 +70,13 @@ fn seen_status(look: Look<'_>, container: &Container, seen: &Seen, old: &Value) 
     let state = match seen.state {
         State::Running => json!({"running": {"startedAt": stamp(seen.started)}}),
         State::Created => json!({"waiting": {"reason": waiting_reason(look)}}),
-        State::Exited => json!({"terminated": terminated(seen)}),
+        State::Exited => json!({"terminated": told_end(old, seen)}),
         State::Unknown => json!({"terminated": lost("The container could not be located when the pod was terminated")}),
     };
     let mut earlier = look.observed.containers.iter().filter(|s| s.name == seen.name);
     let before = earlier.find(|s| s.attempt < seen.attempt);
     let last = match before {
-        Some(before) if before.state == State::Exited => json!({"terminated": terminated(before)}),
+        Some(before) if before.state == State::Exited => json!({"terminated": told_end(old, before)}),
         // The record is gone; the status remembers.
         _ if same => old["lastState"].clone(),
         _ if old["state"]["terminated"].is_object() => json!({"terminated": old["state"]["terminated"]}),
@@ -112,13 +111,12 @@ fn unseen_status(look: Look<'_>, list: List, container: &Container, old: &Value)
     if old["state"]["terminated"].is_object() {
         last = json!({"terminated": old["state"]["terminated"]});
     }
-    if old["state"]["running"].is_object() {
-        if !last["terminated"].is_object() {
-            let why = "The container could not be located when the pod was deleted.  The container used to be Running";
-            last = json!({"terminated": lost(why)});
-        }
-        restarts += u64::from(!look.pod.is_terminating());
+    if old["state"]["running"].is_object() && !last["terminated"].is_object() {
+        let why = "The container could not be located when the pod was deleted.  The container used to be Running";
+        last = json!({"terminated": lost(why)});
     }
+    // With an id it counts the attempt that is lost; without, the next one already.
+    restarts += u64::from(old["containerID"].is_string() && !look.pod.is_terminating());
     let initialized = look
         .pod
         .spec
@@ -199,12 +197,20 @@ fn probes(look: Look<'_>, list: List, container: &Container, seen: Option<&Seen>
 }
 
 /// What describes the container rather than what it does.
-fn more(container: &Container, old: &Value, status: &mut Value) {
+fn more(look: Look<'_>, container: &Container, old: &Value, status: &mut Value) {
+    let same = old["containerID"].is_string() && old["containerID"] == status["containerID"];
+    let resized = seen_id(status).is_some_and(|id| look.memory.resized.contains_key(id));
     let Some(status) = status.as_object_mut() else { return };
-    let kept = ["volumeMounts", "resources", "allocatedResources", "user"];
+    // What it was given holds for as long as it is the same container, until it is resized.
+    let kept: &[&str] = if resized {
+        &["volumeMounts", "user"]
+    } else {
+        &["volumeMounts", "user", "resources", "allocatedResources"]
+    };
     for field in kept {
-        if let Some(value) = old.get(field).filter(|_| !status.contains_key(field)) {
-            status.insert(field.to_owned(), value.clone());
+        let keep = same || *field == "volumeMounts";
+        if let Some(value) = old.get(*field).filter(|_| keep && !status.contains_key(*field)) {
+            status.insert((*field).to_owned(), value.clone());
         }
     }
     if !status.contains_key("volumeMounts") && !container.volume_mounts.is_empty() {
@@ -219,18 +225,30 @@ fn more(container: &Container, old: &Value, status: &mut Value) {
         status.insert("volumeMounts".to_owned(), mounts.collect());
     }
     if !status.contains_key("resources") {
-        let resources = &container.resources;
-        let mut told = serde_json::Map::new();
-        for (field, list) in [("limits", &resources.limits), ("requests", &resources.requests)] {
-            if !list.is_empty() {
-                told.insert(field.to_owned(), json!(list));
-            }
-        }
-        status.insert("resources".to_owned(), told.into());
-        if !resources.requests.is_empty() {
-            status.insert("allocatedResources".to_owned(), json!(resources.requests));
+        status.insert("resources".to_owned(), resources_of(container));
+        let requests = &container.resources.requests;
+        if requests.is_empty() {
+            status.remove("allocatedResources");
+        } else {
+            status.insert("allocatedResources".to_owned(), json!(requests));
         }
     }
+}
+
+/// The id in a status that was just made.
+fn seen_id(status: &Value) -> Option<&str> {
+    status["containerID"].as_str()?.strip_prefix("containerd://")
+}
+
+/// An end as it was told first: what it was told from (a file, a log) may be gone by now.
+fn told_end(old: &Value, seen: &Seen) -> Value {
+    let id = format!("containerd://{}", seen.id);
+    let mut ends = ["state", "lastState"]
+        .map(|state| &old[state]["terminated"])
+        .into_iter();
+    ends.find(|end| end["containerID"] == id.as_str())
+        .cloned()
+        .unwrap_or_else(|| terminated(seen))
 }
 
 fn terminated(seen: &Seen) -> Value {

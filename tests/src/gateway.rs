@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::process::Command;
 
 use crate::objects::Objects;
 use crate::runtime::Machine;
@@ -12,6 +13,8 @@ use crate::{Api, Edge, Ended, Hub, Kubectl, Relay};
 
 /// Its name.
 pub const NODE: &str = "gw-1";
+/// What the agent tells: with each step of its workloads, for a failed test.
+const LOG: &str = "info,workloads=debug";
 /// How long a failed test waits for what it shows.
 const TOLD: &str = "--request-timeout=5s";
 
@@ -59,7 +62,7 @@ impl Gateway {
         let configuration = folder.join("etc");
         std::fs::create_dir_all(&configuration).expect("the machine's folder can be written");
         settings["runtime"] = json!(socket(&machine));
-        let whole = json!({"nodeName": NODE, "workloads": settings}).to_string();
+        let whole = json!({"nodeName": NODE, "log": LOG, "workloads": settings}).to_string();
         std::fs::write(configuration.join("edgecore.yaml"), whole).expect("the machine's folder can be written");
         let edge = Edge::start_with(&folder, NODE, &[]).await;
         Self::around(machine, edge, None).await
@@ -149,9 +152,12 @@ impl Gateway {
         self.exec(pod, &["cat", file]).await.good()
     }
 
-    /// What a URL gives from inside a pod.
+    /// The last line of what `http://host[:port]` gives from inside a pod.
     pub async fn fetch(&self, pod: &str, url: &str) -> Ended {
-        self.exec(pod, &["wget", "-q", "-T", "5", "-O", "-", url]).await
+        let address = url.trim_start_matches("http://").trim_end_matches('/');
+        let (host, port) = address.split_once(':').unwrap_or((address, "80"));
+        let line = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 $0 $1 | tail -n 1";
+        self.exec(pod, &["sh", "-c", line, host, port]).await
     }
 
     /// Folder of the agent's logs of containers.
@@ -167,16 +173,20 @@ impl Drop for Gateway {
                 &["get", "pods", "-A", "-o", "wide", TOLD][..],
                 &["get", "events", "-A", TOLD],
             ] {
-                tell(&self.kubectl, what);
+                tell(&self.kubectl.command(what));
+            }
+            for (program, words) in [("nft", ["list", "ruleset"]), ("ip", ["-brief", "address"])] {
+                let mut command = Command::new(program);
+                command.args(words);
+                tell(&command);
             }
         }
     }
 }
 
-/// Shows what kubectl says, for a failed test.
-fn tell(kubectl: &Kubectl, arguments: &[&str]) {
+/// Shows what a program says, for a failed test.
+fn tell(command: &Command) {
     use std::io::Write;
-    let command = kubectl.command(arguments);
     let command = command.as_std();
     let said = std::process::Command::new(command.get_program())
         .args(command.get_args())

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 
-use crate::{run, runtime};
+use crate::{checkout, run};
 
 /// Name and password that it wants.
 pub const ACCOUNT: &str = "robot:s3same";
@@ -38,16 +38,29 @@ struct Shared {
 }
 
 impl Registry {
-    /// Serves the test image under any name, to those who know [`ACCOUNT`] if it is guarded.
+    /// Serves busybox under any name, to those who know [`ACCOUNT`] if it is guarded.
     ///
     /// # Panics
     /// When it cannot listen or the image cannot be unpacked.
     pub async fn start(guarded: bool) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let archive = runtime::image(runtime::BOX).await;
-        run(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(folder.path()))
-            .await
-            .good();
+        // Of a content that no machine has yet.
+        let (own, archive) = (folder.path().join("own"), folder.path().join("image.tar"));
+        std::fs::write(&own, fastrand::u128(..).to_string()).expect("the folder can be written");
+        run(Command::new("python3")
+            .arg(checkout().join("tests/mkimg.py"))
+            .arg("registry/own:1")
+            .arg(&archive)
+            .arg(format!("own={}", own.display())))
+        .await
+        .good();
+        run(Command::new("tar")
+            .arg("-xf")
+            .arg(&archive)
+            .arg("-C")
+            .arg(folder.path()))
+        .await
+        .good();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound").to_string();
         let shared = Arc::new(Shared {

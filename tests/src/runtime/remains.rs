@@ -20,6 +20,8 @@ const PREFIX: &str = "km-";
 const NAMESPACES: &str = "/run/netns";
 /// Where the library of network plugins notes what it did.
 const NOTES: &str = "/var/lib/cni/results";
+/// Where the plugin for addresses does.
+const LEASES: &str = "/var/lib/cni/networks";
 /// How long processes may take to be gone after SIGKILL.
 const DEATH: Duration = Duration::from_secs(20);
 /// Lines of a log that a failed test shows.
@@ -105,10 +107,17 @@ impl Remains {
             .flatten()
             .filter_map(|sandbox| sandbox.file_name().into_string().ok())
             .collect();
+        let ours = |text: &str| ids.iter().any(|id| text.contains(id));
         for entry in fs::read_dir(NOTES).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            if ids.iter().any(|id| name.to_string_lossy().contains(id)) {
+            if ours(&entry.file_name().to_string_lossy()) {
                 drop(fs::remove_file(entry.path()));
+            }
+        }
+        // Addresses that were lent to them.
+        let networks = fs::read_dir(LEASES).into_iter().flatten().flatten();
+        for lease in networks.flat_map(|network| fs::read_dir(network.path()).into_iter().flatten().flatten()) {
+            if fs::read_to_string(lease.path()).is_ok_and(|text| ours(&text)) {
+                drop(fs::remove_file(lease.path()));
             }
         }
     }

@@ -28,7 +28,7 @@ mod userspace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -62,6 +62,8 @@ const LEASES_REST: Duration = Duration::from_secs(60);
 const LANDING: Duration = Duration::from_millis(100);
 /// For so long this machine's addresses are believed to be the same.
 const LOCAL_FOR: Duration = Duration::from_secs(5);
+/// Within the agent's folder: which pod has which address.
+const LEASES: &str = "network";
 /// Where the kernel is told.
 const SYS: &str = "/proc/sys";
 
@@ -129,8 +131,9 @@ pub(crate) struct Network(Arc<Shared>);
 struct Shared {
     node: Arc<str>,
     settings: Settings,
-    runtime: Option<Runtime>,
+    runtime: watch::Receiver<Option<Runtime>>,
     pods: Option<Cidr>,
+    leases: PathBuf,
     own: Option<ClusterAddresses>,
     domain: Option<Domain>,
     faults: Mutex<BTreeMap<Part, String>>,
@@ -145,8 +148,13 @@ struct Shared {
 }
 
 impl Network {
-    /// Nothing is touched yet. Without a runtime nothing ever is.
-    pub(crate) fn new(node: Arc<str>, settings: &Settings, runtime: Option<Runtime>) -> Self {
+    /// Nothing is touched yet. `data_dir`: the agent's own; `runtime`: there from when one was found.
+    pub(crate) fn new(
+        node: Arc<str>,
+        settings: &Settings,
+        data_dir: &Path,
+        runtime: watch::Receiver<Option<Runtime>>,
+    ) -> Self {
         let mut faults = BTreeMap::new();
         let own = ClusterAddresses::of(settings).unwrap_or_else(|e| {
             faults.insert(Part::Settings, e);
@@ -155,7 +163,7 @@ impl Network {
         let pods = settings.pod_cidr.parse();
         if let Err(e) = &pods {
             faults.insert(Part::Settings, format!("podCidr: {e}"));
-        } else if runtime.is_some() {
+        } else {
             faults.insert(Part::Pods, "the pod network has not been looked at yet".to_owned());
         }
         Self(Arc::new(Shared {
@@ -163,6 +171,7 @@ impl Network {
             settings: settings.clone(),
             runtime,
             pods: pods.ok(),
+            leases: data_dir.join(LEASES),
             domain: Domain::new(&settings.cluster_domain),
             own,
             faults: Mutex::new(faults),
@@ -176,7 +185,9 @@ impl Network {
     /// Makes the link with the agent's own addresses and listens for the API on its own: hand this to a second listener of the same server, and
     /// its address to [`metastore::api::Builder::advertise`]. `None` where pods have no way to the API; [`Self::ready`] says why.
     pub(crate) async fn listen(&self) -> Option<TcpListener> {
-        self.0.runtime.as_ref()?;
+        if !may_run(&self.0.settings) {
+            return None;
+        }
         let own = self.0.own.as_ref()?;
         let linked = self.link(&BTreeSet::from([own.api, own.dns]), false);
         if let Err(e) = linked {
@@ -246,11 +257,8 @@ impl Network {
         }
     }
 
-    /// Does all of it until the drain begins.
+    /// Does all of it until the drain begins; to be called when a runtime was found.
     pub(crate) async fn run(self, cluster: Cluster, drain: Drain) {
-        if self.0.runtime.is_none() {
-            return;
-        }
         drop(drain.spawn(self.clone().connect_pods(drain.clone())));
         if self.0.own.is_none() {
             return self.withdraw().await;
@@ -282,7 +290,12 @@ impl Network {
                 places = self.places().await;
             }
             if let Some(places) = &places {
-                let found = cni::ensure(places, range, self.masquerades());
+                let wanted = cni::Wanted {
+                    range,
+                    masquerades: masquerades(),
+                    leases: &self.0.leases,
+                };
+                let found = cni::ensure(places, wanted);
                 self.fault(Part::Pods, found.map(drop).map_err(|e| e.to_string()));
                 let forward = host::forward(Path::new(SYS), range.base().is_ipv6());
                 self.fault(Part::Forwarding, forward);
@@ -296,9 +309,13 @@ impl Network {
         }
     }
 
+    fn runtime(&self) -> Option<Runtime> {
+        self.0.runtime.borrow().clone()
+    }
+
     /// Where the runtime looks for its configuration; `None` while it does not answer.
     async fn places(&self) -> Option<cni::Places> {
-        let runtime = self.0.runtime.as_ref()?;
+        let runtime = self.runtime()?;
         match runtime.status(cri::v1::StatusRequest { verbose: true }).await {
             Ok(status) => Some(cni::Places::of(&self.0.settings.cni_config, &status.info)),
             Err(e) => {
@@ -308,23 +325,11 @@ impl Network {
         }
     }
 
-    /// Whether plugins can put this machine's address in the place of a pod's.
-    fn masquerades(&self) -> bool {
-        const PROGRAMS: [&str; 6] = [
-            "/usr/sbin/iptables",
-            "/sbin/iptables",
-            "/usr/bin/iptables",
-            "/usr/sbin/nft",
-            "/sbin/nft",
-            "/usr/bin/nft",
-        ];
-        PROGRAMS.iter().any(|program| Path::new(program).exists())
-    }
-
     /// Gives back addresses of pods that went without a word.
     async fn clean_leases(self, drain: Drain) {
-        let Some(runtime) = &self.0.runtime else { return };
-        let look = || cni::held(Path::new(cni::LEASES));
+        let Some(runtime) = self.runtime() else { return };
+        let folder = self.0.leases.clone();
+        let look = move || cni::held(&folder);
         let Ok(Ok(held)) = tokio::task::spawn_blocking(look).await else {
             return;
         };
@@ -383,6 +388,33 @@ impl Network {
             self.0.faults_changed.notify_one();
         }
     }
+}
+
+/// Whether pods may run here: a runtime is named, or there, or at least installed, as it may start after the agent. A machine that has none is
+/// left as it is.
+fn may_run(settings: &Settings) -> bool {
+    const PROGRAMS: [&str; 5] = [
+        "/usr/bin/containerd",
+        "/usr/local/bin/containerd",
+        "/usr/bin/crio",
+        "/usr/local/bin/crio",
+        "/usr/local/bin/k3s",
+    ];
+    let installed = || PROGRAMS.iter().any(|program| Path::new(program).exists());
+    settings.runtime != "none" && (settings.socket().is_some() || installed())
+}
+
+/// Whether plugins can put this machine's address in the place of a pod's.
+fn masquerades() -> bool {
+    const PROGRAMS: [&str; 6] = [
+        "/usr/sbin/iptables",
+        "/sbin/iptables",
+        "/usr/bin/iptables",
+        "/usr/sbin/nft",
+        "/sbin/nft",
+        "/usr/bin/nft",
+    ];
+    PROGRAMS.iter().any(|program| Path::new(program).exists())
 }
 
 #[cfg(test)]

@@ -80,8 +80,7 @@ impl Workloads {
             store,
             settings: Arc::clone(&settings),
         }));
-        let runtime = machine.runtime().borrow().clone();
-        let network = Network::new(Arc::clone(&node), &settings, runtime);
+        let network = Network::new(Arc::clone(&node), &settings, &data_dir, machine.runtime());
         let looked = network.clone();
         machine.check_network(move || looked.ready());
         Self(Arc::new(Parts {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::cidr::Cidr;
 
-pub(super) use leases::{LEASES, give_back, held};
+pub(super) use leases::{give_back, held};
 
 /// Where configurations stand when nobody says.
 const CONFIG_DIR: &str = "/etc/cni/net.d";
@@ -89,8 +89,19 @@ impl Places {
     }
 }
 
-/// Uses what is there, or writes ours. `masquerades`: whether the machine can, without which the bridge is told not to.
-pub(super) fn ensure(places: &Places, range: Cidr, masquerades: bool) -> Result<Found, CniError> {
+/// How ours is to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    /// The pods' addresses.
+    pub(super) range: Cidr,
+    /// Whether plugins can put this machine's address in the place of a pod's; without, they are told not to.
+    pub(super) masquerades: bool,
+    /// Folder in which is kept which address is given: the agent's own, as there may be others on the machine.
+    pub(super) leases: &'a Path,
+}
+
+/// Uses what is there, or writes ours.
+pub(super) fn ensure(places: &Places, wanted: Wanted<'_>) -> Result<Found, CniError> {
     let path = places.config.join(FILE);
     let failed = |path: &Path, source| CniError::File {
         path: path.display().to_string(),
@@ -116,26 +127,28 @@ pub(super) fn ensure(places: &Places, range: Cidr, masquerades: bool) -> Result<
             places: places_text.join(", "),
         });
     }
-    let text = conflist(range, masquerades, masquerades && places.has("portmap"));
+    let text = conflist(wanted, wanted.masquerades && places.has("portmap"));
     if ours.as_deref() != Some(text.as_str()) {
         write(&places.config, &path, &text).map_err(|e| failed(&path, e))?;
-        tracing::info!(path = %path.display(), %range, "The pod network's configuration was written.");
+        tracing::info!(path = %path.display(), range = %wanted.range, "The pod network's configuration was written.");
     }
     Ok(Found::Ours(path))
 }
 
 /// Our configuration.
-fn conflist(range: Cidr, masquerades: bool, portmap: bool) -> String {
+fn conflist(wanted: Wanted<'_>, portmap: bool) -> String {
+    let range = wanted.range;
     let all = if range.base().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
     let mut plugins = vec![json!({
         "type": "bridge",
         "bridge": bridge(range),
         "isGateway": true,
-        "ipMasq": masquerades,
+        "ipMasq": wanted.masquerades,
         "hairpinMode": true,
         "promiscMode": false,
         "ipam": {
             "type": "host-local",
+            "dataDir": wanted.leases,
             "ranges": [[{"subnet": range.to_string()}]],
             "routes": [{"dst": all}],
         },
@@ -206,8 +219,14 @@ fn write(folder: &Path, path: &Path, text: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn range() -> Cidr {
-        "10.42.0.0/24".parse().unwrap()
+    const RANGE: &str = "10.42.0.0/24";
+
+    fn wanted(range: &str, masquerades: bool) -> Wanted<'static> {
+        Wanted {
+            range: range.parse().unwrap(),
+            masquerades,
+            leases: Path::new("/somewhere/leases"),
+        }
     }
 
     fn places(dir: &Path) -> Places {
@@ -247,7 +266,7 @@ mod tests {
     fn ours_is_written_once_and_follows_settings() {
         let dir = tempfile::tempdir().unwrap();
         let places = places(dir.path());
-        let Found::Ours(path) = ensure(&places, range(), true).unwrap() else {
+        let Found::Ours(path) = ensure(&places, wanted(RANGE, true)).unwrap() else {
             panic!("nothing else is there");
         };
         let list = |path: &Path| -> Value { serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap() };
@@ -257,16 +276,16 @@ mod tests {
         );
         assert_eq!(list(&path)["plugins"][1]["type"], "portmap");
         let written = std::fs::metadata(&path).unwrap().modified().unwrap();
-        ensure(&places, range(), true).unwrap();
+        ensure(&places, wanted(RANGE, true)).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), written);
         // Another range: another bridge.
         let before = list(&path)["plugins"][0]["bridge"].clone();
-        ensure(&places, "10.50.0.0/24".parse().unwrap(), false).unwrap();
+        ensure(&places, wanted("10.50.0.0/24", false)).unwrap();
         assert_ne!(list(&path)["plugins"][0]["bridge"], before);
         assert_eq!(list(&path)["plugins"].as_array().unwrap().len(), 1);
         // What a power cut left.
         std::fs::write(&path, "{\"name\": \"kur").unwrap();
-        ensure(&places, range(), true).unwrap();
+        ensure(&places, wanted(RANGE, true)).unwrap();
         assert_eq!(list(&path)["name"], NETWORK);
     }
 
@@ -278,12 +297,15 @@ mod tests {
         let theirs = places.config.join("20-flannel.conflist");
         std::fs::write(&theirs, "{}").unwrap();
         std::fs::write(places.config.join("README"), "").unwrap();
-        assert_eq!(ensure(&places, range(), true).unwrap(), Found::Theirs(theirs.clone()));
+        assert_eq!(
+            ensure(&places, wanted(RANGE, true)).unwrap(),
+            Found::Theirs(theirs.clone())
+        );
         assert!(!places.config.join(FILE).exists());
         std::fs::remove_file(&theirs).unwrap();
         let named_so = places.config.join(FILE);
         std::fs::write(&named_so, r#"{"name": "press-hall"}"#).unwrap();
-        assert_eq!(ensure(&places, range(), true).unwrap(), Found::Theirs(named_so));
+        assert_eq!(ensure(&places, wanted(RANGE, true)).unwrap(), Found::Theirs(named_so));
     }
 
     #[test]
@@ -291,7 +313,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let places = places(dir.path());
         std::fs::remove_file(places.plugins[0].join("host-local")).unwrap();
-        let why = ensure(&places, range(), true).unwrap_err().to_string();
+        let why = ensure(&places, wanted(RANGE, true)).unwrap_err().to_string();
         assert!(why.contains("\"host-local\"") && why.contains("install"), "{why}");
     }
 }

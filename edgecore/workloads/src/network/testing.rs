@@ -16,6 +16,7 @@ use metastore::api::ApiServer;
 use metastore::store::{Store, StoreOptions};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::table::tests::NODE;
 use super::{Network, cni};
@@ -24,6 +25,8 @@ use crate::settings::{Services, Settings};
 
 /// How long a test waits for what happens on its own.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// Where Debian has the plugins.
+pub(super) const PLUGINS: &str = "/usr/lib/cni";
 /// How long a server that is to end goes on answering.
 const GRACE: Duration = Duration::from_millis(400);
 /// The neighbour, and the machine as it sees it.
@@ -35,7 +38,7 @@ pub(super) struct Machine {
     pub(super) cluster: Cluster,
     pub(super) settings: Settings,
     pods: u8,
-    _folder: tempfile::TempDir,
+    pub(super) folder: tempfile::TempDir,
 }
 
 /// A namespace on the machine's bridge, or beside it.
@@ -69,6 +72,7 @@ impl Machine {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings {
             services,
+            runtime: "unix:///nonexistent/runtime.sock".to_owned(),
             cni_config: folder.path().join("net.d"),
             ..Settings::default()
         };
@@ -83,7 +87,7 @@ impl Machine {
             name,
             settings,
             pods: 0,
-            _folder: folder,
+            folder,
         };
         ip("link set lo up");
         let bridge = machine.bridge();
@@ -128,6 +132,44 @@ impl Machine {
         pod
     }
 
+    /// A pod that is connected by a configuration, as a runtime does it, with port 8088 of the machine leading to its port 8080.
+    pub(super) fn connected(&mut self, list: &Value) -> Pod {
+        let name = format!("{}c", self.name);
+        ip(&format!("netns add {name}"));
+        ip(&format!("-n {name} link set lo up"));
+        let mut result = Value::Null;
+        for plugin in list["plugins"].as_array().unwrap() {
+            let mut config = plugin.clone();
+            config["name"] = list["name"].clone();
+            config["cniVersion"] = list["cniVersion"].clone();
+            if !result.is_null() {
+                config["prevResult"] = result;
+            }
+            let ports = json!([{"hostPort": 8088, "containerPort": 8080, "protocol": "tcp"}]);
+            config["runtimeConfig"] = json!({"portMappings": ports});
+            let mut child = Command::new(Path::new(PLUGINS).join(plugin["type"].as_str().unwrap()))
+                .env("CNI_COMMAND", "ADD")
+                .env("CNI_CONTAINERID", "sandbox-1")
+                .env("CNI_NETNS", format!("/run/netns/{name}"))
+                .env("CNI_IFNAME", "eth0")
+                .env("CNI_PATH", PLUGINS)
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let text = config.to_string();
+            child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+            let said = child.wait_with_output().unwrap();
+            assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
+            result = serde_json::from_slice(&said.stdout).unwrap();
+        }
+        let address = result["ips"][0]["address"].as_str().unwrap();
+        Pod {
+            name,
+            ip: address.split('/').next().unwrap().parse().unwrap(),
+        }
+    }
+
     /// A machine beside this one, which sends everything to it.
     pub(super) fn neighbour(&self) -> Pod {
         let neighbour = self.namespace("n", NEIGHBOUR, 24, OUTSIDE);
@@ -138,7 +180,12 @@ impl Machine {
     /// The agent's part, as after its start. Stopped without a word when the drain is dropped.
     pub(super) fn start(&self) -> (Network, Agent) {
         let nowhere = Runtime::new(Path::new("/nonexistent/runtime.sock"));
-        let network = Network::new(NODE.into(), &self.settings, Some(nowhere));
+        let network = Network::new(
+            NODE.into(),
+            &self.settings,
+            self.folder.path(),
+            watch::Sender::new(Some(nowhere)).subscribe(),
+        );
         let drain = Drain::new();
         let runs = tokio::spawn(network.clone().run(self.cluster.clone(), drain.clone()));
         (network, Agent { runs, drain })

@@ -340,6 +340,41 @@ async fn nothing_is_left_when_services_are_somebody_elses_business() {
 }
 
 #[tokio::test]
+async fn pods_are_connected_by_the_configuration_that_is_written() {
+    let mut machine = Machine::new(Services::Nftables).await;
+    let neighbour = machine.neighbour();
+    let (config, leases) = (machine.folder.path().join("net.d"), machine.folder.path().join(LEASES));
+    let places = cni::Places {
+        config: config.clone(),
+        plugins: vec![super::testing::PLUGINS.into()],
+    };
+    let wanted = cni::Wanted {
+        range: machine.settings.pod_cidr.parse().unwrap(),
+        masquerades: masquerades(),
+        leases: &leases,
+    };
+    let cni::Found::Ours(path) = cni::ensure(&places, wanted).unwrap() else {
+        panic!("nothing else is there");
+    };
+    let list = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let pod = machine.connected(&list);
+    let _served = (pod.serve(8080), neighbour.serve(8080));
+    machine.put(web(json!({}))).await;
+    machine.put(ends(&[&pod.ip.to_string()])).await;
+    let (_network, agent) = machine.start();
+    // By the Service also itself; by the machine's port; and out into the world under the machine's address.
+    until("the Service leads somewhere", async || pod.ask(WEB).await.is_ok()).await;
+    neighbour.ask(&format!("{OUTSIDE}:8088")).await.unwrap();
+    let seen = pod.ask(&format!("{NEIGHBOUR}:8080")).await.unwrap();
+    assert_eq!(seen, format!("{NEIGHBOUR} to {OUTSIDE}"));
+    // A power cut: the runtime knows of no sandbox any more.
+    let held = cni::held(&leases).unwrap();
+    assert_eq!(held.values().collect::<Vec<_>>(), ["sandbox-1"]);
+    assert_eq!(cni::give_back(&held, &BTreeSet::new()).unwrap(), 1);
+    agent.kill().await;
+}
+
+#[tokio::test]
 async fn rules_that_somebody_took_out_are_put_back() {
     let mut machine = Machine::new(Services::Nftables).await;
     let pod = machine.pod();

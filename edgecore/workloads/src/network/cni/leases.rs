@@ -10,8 +10,6 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::NETWORK;
 
-/// Where the plugin keeps its networks.
-pub(crate) const LEASES: &str = "/var/lib/cni/networks";
 /// A lease names a sandbox and an interface.
 const MAX_LEASE: u64 = 4096;
 /// Leases looked at; no machine runs so many pods.

@@ -36,7 +36,7 @@ use crate::cluster::NODES;
 use crate::settings::Settings;
 
 pub(crate) use guard::{Eyes, Guard, Sight};
-pub(crate) use household::{Collector, House, Household, Later, Resident, Room, VolumesUse};
+pub(crate) use household::{Home, Household, Later, Resident, Room, VolumesUse};
 pub use limits::{Eviction, Reserved};
 pub use report::{Condition, Report};
 pub(crate) use usage::{ContainerUse, Disk, Host, PodUse, Usage, Use};

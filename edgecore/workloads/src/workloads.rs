@@ -20,7 +20,7 @@ use crate::cluster::Cluster;
 use crate::controllers;
 use crate::events::Recorder;
 use crate::images::Images;
-use crate::machine::{Machine, MachineOptions, Report};
+use crate::machine::{Eyes, Guard, Home, Machine, MachineOptions, Report};
 use crate::network::{ClusterAddresses, Network};
 use crate::pods::{self, Pods};
 use crate::reach::{House, Reach};
@@ -192,7 +192,7 @@ impl Workloads {
                 options: names.options,
             }
         });
-        let supply = Supply::new(cluster.clone(), runtime.clone(), images, host, names);
+        let supply = Supply::new(cluster.clone(), runtime.clone(), images.clone(), host, names);
         let options = pods::Options {
             node: Arc::clone(&parts.node),
             host_ips: ips.iter().map(ToString::to_string).collect(),
@@ -200,11 +200,21 @@ impl Workloads {
             trust_store: parts.trust_store,
             wall: Arc::new(daemon::clock::wall_ms),
         };
-        let pods = Pods::new(options, cluster, runtime, Arc::new(supply.clone()), recorder);
+        let pods = Pods::new(options, cluster.clone(), runtime, Arc::new(supply.clone()), recorder);
         parts.reach.runs(Arc::new(House {
             pods: pods.clone(),
             machine: Arc::clone(&parts.machine),
         }));
+        let home = Home {
+            pods: pods.clone(),
+            volumes: supply.volumes().clone(),
+            images,
+        };
+        let eyes = Eyes {
+            data_dir: parts.data_dir.clone(),
+        };
+        let guard = Guard::new(Arc::clone(&parts.machine), Arc::new(home), cluster, recorder, eyes);
+        drop(drain.spawn(guard.run(drain.clone())));
         let tokens = drain.clone();
         drop(drain.spawn(async move { supply.keep(&tokens).await }));
         pods.run(drain).await;

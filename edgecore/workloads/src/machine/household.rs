@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::cluster::Key;
+use crate::images::Images;
 use crate::pod::Pod;
 use crate::pods::{Pods, RunningContainer, State};
 use crate::volumes::Volumes;
@@ -52,17 +53,15 @@ pub(crate) trait Household: Send + Sync + 'static {
     fn collect_images(&self, bytes: u64) -> Later<'_, u64>;
 }
 
-/// Removes images until so many bytes are free.
-pub(crate) type Collector = Box<dyn Fn(u64) -> Later<'static, u64> + Send + Sync>;
-
 /// The house as it stands.
-pub(crate) struct House {
+#[derive(Clone, Debug)]
+pub(crate) struct Home {
     pub(crate) pods: Pods,
     pub(crate) volumes: Volumes,
-    pub(crate) images: Collector,
+    pub(crate) images: Images,
 }
 
-impl Household for House {
+impl Household for Home {
     fn residents(&self) -> Vec<Resident> {
         let room = |container: RunningContainer| Room {
             name: container.name,
@@ -97,6 +96,15 @@ impl Household for House {
     }
 
     fn collect_images(&self, bytes: u64) -> Later<'_, u64> {
-        (self.images)(bytes)
+        Box::pin(async move {
+            let collected = self.images.collect_garbage(bytes).await;
+            collected.map_or_else(
+                |e| {
+                    tracing::debug!(error = %e, "Images cannot be collected.");
+                    0
+                },
+                |freed| freed.bytes,
+            )
+        })
     }
 }

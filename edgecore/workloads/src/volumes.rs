@@ -5,6 +5,7 @@
 //! on a file system in memory where the machine allows that. Never runs a container; called by `pods`, for one pod one call at a time.
 
 mod atomic;
+mod claims;
 mod content;
 mod host_path;
 mod mounts;
@@ -28,6 +29,7 @@ use crate::cluster::{CONFIG_MAPS, Cluster, Key, Kind, PODS, SECRETS};
 use crate::pod::{Container, Pod, Volume, VolumeMount};
 use crate::setup::{Env, Host, SetupError, amount, expand};
 
+pub(crate) use claims::claims;
 #[cfg(test)]
 pub(crate) use mounts::unmount_below;
 pub(crate) use tree::Space;

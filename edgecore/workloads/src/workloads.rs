@@ -27,6 +27,7 @@ use crate::reach::{House, Reach};
 use crate::settings::{CgroupDriver, Settings};
 use crate::setup::Host;
 use crate::supply::Supply;
+use crate::volumes;
 
 /// Between two questions to a runtime that does not answer yet.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
@@ -148,6 +149,10 @@ impl Workloads {
         for controller in controllers::all(cluster.clone(), recorder.clone(), &parts.node, &parts.settings) {
             drop(drain.spawn(controllers::run(controller, cluster.clone(), drain.clone())));
         }
+        let binder = Cluster::new(api.clone(), "persistent-volume-binder");
+        let told = recorder.of("persistentvolume-controller");
+        let claims = volumes::claims(binder, told, parts.data_dir.join("volumes"));
+        drop(drain.spawn(controllers::run(claims, cluster.clone(), drain.clone())));
         let Some(runtime) = parts.runtime(&drain).await else {
             return;
         };

@@ -8,7 +8,6 @@
 
 mod ask;
 mod clean;
-mod ground;
 mod hooks;
 mod labels;
 mod look;
@@ -36,7 +35,6 @@ use tokio::sync::{Notify, Semaphore};
 use crate::cluster::{Cluster, Key};
 use crate::events::Recorder;
 use crate::pod::Pod;
-pub(crate) use ground::Ground;
 pub(crate) use labels::{
     CONTAINER_NAME, GRACE, HASH, MESSAGE_PATH, MESSAGE_POLICY, NODE, POD_NAME, POD_NAMESPACE, POD_UID, RESTART_COUNT,
 };

@@ -12,8 +12,9 @@ use cri::v1::{self, DnsConfig, UpdateContainerResourcesRequest};
 use daemon::drain::Drain;
 use metastore::store::ObjectKey;
 
-use crate::cluster::{CONFIG_MAPS, Cluster, Key, PODS, SECRETS};
+use crate::cluster::{Cluster, PODS};
 use crate::images::{ImageError, Images};
+use crate::network::Network;
 use crate::pod::{Container, Pod};
 use crate::pods::{Making, Means, Refusal, Work};
 use crate::setup::{self, Cgroups, Host, Inputs, SetupError};
@@ -37,6 +38,7 @@ pub(crate) struct Supply {
     volumes: Volumes,
     images: Images,
     cgroups: Cgroups,
+    network: Option<Network>,
     /// Limits that a container was last told, by pod (uid) and container (id), as a fingerprint.
     limits: Arc<Mutex<BTreeMap<(String, String), u64>>>,
 }
@@ -81,8 +83,16 @@ impl Supply {
             host,
             names,
             images,
+            network: None,
             limits: Arc::default(),
         }
+    }
+
+    /// Beside a network: what ends is left alone by Services first.
+    #[must_use]
+    pub(crate) fn beside(mut self, network: Network) -> Self {
+        self.network = Some(network);
+        self
     }
 
     pub(crate) const fn volumes(&self) -> &Volumes {
@@ -145,7 +155,7 @@ impl Supply {
         limits.retain(|(of, _), _| of != uid);
     }
 
-    async fn limit(&self, pod: &Pod, container: &Container, id: &str) -> bool {
+    async fn limit(&self, pod: &Pod, container: &Container, id: &str) -> Result<(), Refusal> {
         let wanted = setup::resources(pod, container, &self.host);
         let print = crate::time::fingerprint(&[
             wanted.cpu_shares,
@@ -156,7 +166,7 @@ impl Supply {
         let key = (pod.uid().to_owned(), id.to_owned());
         let known = || self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         if known().get(&key) == Some(&print) {
-            return false;
+            return Ok(());
         }
         if let Err(error) = self.cgroups.ensure(pod) {
             tracing::warn!(pod = %pod.key(), %error, "A pod's limits cannot be set.");
@@ -166,16 +176,10 @@ impl Supply {
             linux: Some(wanted),
             ..UpdateContainerResourcesRequest::default()
         };
-        match self.runtime.update_container_resources(request).await {
-            Ok(_) => {
-                known().insert(key, print);
-                true
-            }
-            Err(error) => {
-                tracing::warn!(pod = %pod.key(), container = container.name, %error, "A container's limits cannot be changed.");
-                false
-            }
-        }
+        let changed = self.runtime.update_container_resources(request).await;
+        changed.map_err(|error| Refusal::new("ResizeContainerError", error.to_string()))?;
+        known().insert(key, print);
+        Ok(())
     }
 }
 
@@ -209,10 +213,16 @@ impl Means for Supply {
         })
     }
 
-    fn concerned(&self, secret: bool, object: &Key) -> Vec<String> {
-        let kind = if secret { SECRETS } else { CONFIG_MAPS };
-        let key = ObjectKey::new(kind.group, kind.plural, &*object.namespace, &*object.name);
-        self.volumes.wants(&key)
+    fn concerned(&self, changed: &ObjectKey) -> Vec<String> {
+        self.volumes.wants(changed)
+    }
+
+    fn left(&self, ip: IpAddr) -> Work<'_, ()> {
+        Box::pin(async move {
+            if let Some(network) = &self.network {
+                network.left(ip).await;
+            }
+        })
     }
 
     fn tear_down<'a>(&'a self, uid: &'a str) -> Work<'a, bool> {
@@ -238,7 +248,7 @@ impl Means for Supply {
         })
     }
 
-    fn resize<'a>(&'a self, pod: &'a Pod, container: &'a Container, id: &'a str) -> Work<'a, bool> {
+    fn resize<'a>(&'a self, pod: &'a Pod, container: &'a Container, id: &'a str) -> Work<'a, Result<(), Refusal>> {
         Box::pin(self.limit(pod, container, id))
     }
 }

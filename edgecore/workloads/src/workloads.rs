@@ -197,11 +197,19 @@ impl Workloads {
                 options: names.options,
             }
         });
-        let supply = Supply::new(cluster.clone(), runtime.clone(), images.clone(), host, names);
+        let supply =
+            Supply::new(cluster.clone(), runtime.clone(), images.clone(), host, names).beside(parts.network.clone());
+        let machine = Arc::clone(&parts.machine);
         let options = pods::Options {
             node: Arc::clone(&parts.node),
-            host_ips: ips.iter().map(ToString::to_string).collect(),
+            host_ips: Arc::new(move || {
+                addresses(&machine.report().borrow())
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect()
+            }),
             logs: settings.logs.clone(),
+            manifests: settings.manifests.clone(),
             trust_store: parts.trust_store,
             wall: Arc::new(daemon::clock::wall_ms),
         };

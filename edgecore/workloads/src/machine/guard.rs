@@ -199,8 +199,9 @@ impl<S: Sight> Guard<S> {
     }
 
     async fn see_disks(&mut self) {
+        let runtime = self.machine.runtime.borrow().clone();
         if self.images.is_none()
-            && let Some(runtime) = self.machine.runtime.borrow().clone()
+            && let Some(runtime) = runtime
         {
             // Until the runtime says, images are taken to be where pods write.
             let info = runtime.image_fs_info(cri::v1::ImageFsInfoRequest {}).await;

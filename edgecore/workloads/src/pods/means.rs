@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use cri::v1;
@@ -40,7 +39,7 @@ impl Refusal {
 /// A container that is about to be made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Making<'a> {
-    pub(crate) pod: &'a Arc<Pod>,
+    pub(crate) pod: &'a Pod,
     pub(crate) container: &'a Container,
     pub(crate) attempt: u32,
     /// What its sandbox was made from.
@@ -54,7 +53,7 @@ pub(crate) struct Making<'a> {
 /// See the module. Everything may be asked again at any time, for the same pod, after the agent was killed in the middle of it.
 pub(crate) trait Means: Send + Sync + 'static {
     /// Makes volumes and folders ready.
-    fn prepare<'a>(&'a self, pod: &'a Arc<Pod>) -> Work<'a, Result<(), Refusal>>;
+    fn prepare<'a>(&'a self, pod: &'a Pod) -> Work<'a, Result<(), Refusal>>;
 
     /// A sandbox's configuration and the runtime's handler for it.
     fn sandbox(&self, pod: &Pod, attempt: u32) -> Result<(v1::PodSandboxConfig, String), Refusal>;
@@ -62,11 +61,8 @@ pub(crate) trait Means: Send + Sync + 'static {
     /// Makes the image be there and a configuration for the container.
     fn container<'a>(&'a self, making: Making<'a>) -> Work<'a, Result<v1::ContainerConfig, Refusal>>;
 
-    /// Brings the contents of volumes up to date.
-    fn refresh<'a>(&'a self, pod: &'a Arc<Pod>) -> Work<'a, ()>;
-
-    /// How long until contents are to be brought up to date though nothing changed: a token grows old.
-    fn refresh_in(&self, pod: &Pod) -> Option<Duration>;
+    /// Brings the contents of volumes up to date. That tokens are renewed in time is not asked for here.
+    fn refresh<'a>(&'a self, pod: &'a Pod) -> Work<'a, ()>;
 
     /// Uids of the pods whose volumes show what is stored there.
     fn concerned(&self, changed: &ObjectKey) -> Vec<String>;

@@ -45,7 +45,7 @@ pub(crate) struct Plain {
 }
 
 impl Means for Plain {
-    fn prepare<'a>(&'a self, _: &'a Arc<Pod>) -> Work<'a, Result<(), Refusal>> {
+    fn prepare<'a>(&'a self, _: &'a Pod) -> Work<'a, Result<(), Refusal>> {
         Box::pin(async { Ok(()) })
     }
 
@@ -110,12 +110,8 @@ impl Means for Plain {
         })
     }
 
-    fn refresh<'a>(&'a self, _: &'a Arc<Pod>) -> Work<'a, ()> {
+    fn refresh<'a>(&'a self, _: &'a Pod) -> Work<'a, ()> {
         Box::pin(async {})
-    }
-
-    fn refresh_in(&self, _: &Pod) -> Option<Duration> {
-        None
     }
 
     fn concerned(&self, _: &ObjectKey) -> Vec<String> {

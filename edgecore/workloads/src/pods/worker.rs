@@ -33,8 +33,6 @@ const RETRY: u64 = 1000;
 /// How long after an end was told the runtime is asked again, tripled each time, and how often.
 const DOUBT: Duration = Duration::from_millis(25);
 const DOUBTS: u32 = 6;
-/// How long renewing the contents of volumes may take before it is tried again.
-const FRESH: Duration = Duration::from_secs(60);
 /// When a static pod that cannot be shown in the API is tried again.
 const SHOW: Duration = Duration::from_secs(20);
 const RETRY_MOST: u64 = 10_000;
@@ -68,8 +66,6 @@ pub(super) struct Worker {
     /// There is an object that keeps the status.
     shown: bool,
     show_at: Option<Instant>,
-    /// When contents of volumes grow old.
-    files_at: Option<Instant>,
     /// Since when the stored status is not what it should be.
     unwritten: Option<Instant>,
     /// Fingerprint of the status that was written last, and the version that this made.
@@ -98,7 +94,6 @@ impl Worker {
             unshown: Value::Null,
             shown: true,
             show_at: None,
-            files_at: None,
             unwritten: None,
             written: (0, String::new()),
             told: BTreeMap::new(),
@@ -176,13 +171,12 @@ impl Worker {
         for action in plan.actions {
             self.act(&hands, action);
         }
-        let fresh = self.keep_fresh(now);
         let doubt = self.doubts.values().map(|(at, _)| *at).min();
         let wake = plan
             .wake_at
             .map(|at| now + Duration::from_millis(at.saturating_sub(wall)));
         let far = now + Duration::from_secs(3600);
-        Some([wake, due, fresh, doubt].into_iter().flatten().min().unwrap_or(far))
+        Some([wake, due, doubt].into_iter().flatten().min().unwrap_or(far))
     }
 
     /// Takes in what was told, and looks at what it names.
@@ -642,20 +636,6 @@ impl Worker {
         self.ops.push(op);
     }
 
-    /// Tokens in volumes are renewed before they end. When next.
-    fn keep_fresh(&mut self, now: Instant) -> Option<Instant> {
-        if self.memory.torn_down || self.observed.current().is_none() {
-            self.files_at = None;
-        } else if self.files_at.is_some_and(|at| at <= now) {
-            self.refresh_files();
-            self.files_at = Some(now + FRESH);
-        } else if self.files_at.is_none() {
-            let pod = self.read()?;
-            self.files_at = Some(now + self.shared.means.refresh_in(&pod)?);
-        }
-        self.files_at
-    }
-
     fn refresh_files(&mut self) {
         if let Some(pod) = self.read() {
             let hands = self.hands(Arc::new(pod));
@@ -715,8 +695,7 @@ impl Worker {
                     self.known = false;
                 }
             }
-            Outcome::Replaced => return false,
-            Outcome::Refreshed => self.files_at = None,
+            Outcome::Replaced | Outcome::Refreshed => return false,
             Outcome::Probed { due, answer } => {
                 let said = self.memory.said.entry(due.id.clone()).or_default();
                 return self.watches.answered(&due, &answer, said);

@@ -15,6 +15,7 @@ use metastore::api::TokenOptions;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cluster::{CONFIG_MAPS, Key};
 use crate::events::Recorder;
 use crate::setup::testing;
 
@@ -275,7 +276,8 @@ async fn needs_root_a_pod_gets_all_that_it_asked_for() {
     };
     let key = Key::new("default", "c");
     cluster.modify(CONFIG_MAPS, &key, change).await.unwrap();
-    assert_eq!(supply.concerned(false, &key), [pod.uid()]);
+    let changed = ObjectKey::new("", "configmaps", "default", "c");
+    assert_eq!(supply.concerned(&changed), [pod.uid()]);
     supply.refresh(&pod).await;
     assert_eq!(runner.exec(&id, "cat /etc/app/a /etc/one").await, "one1");
     let mut larger = pod.clone();
@@ -285,8 +287,8 @@ async fn needs_root_a_pod_gets_all_that_it_asked_for() {
     ] {
         list.insert("memory".to_owned(), "96Mi".into());
     }
-    assert!(supply.resize(&larger, &larger.spec.containers[0], &id).await);
-    assert!(!supply.resize(&larger, &larger.spec.containers[0], &id).await);
+    supply.resize(&larger, &larger.spec.containers[0], &id).await.unwrap();
+    supply.resize(&larger, &larger.spec.containers[0], &id).await.unwrap();
 
     // Its next run sees the file that changed also at its own place.
     let again = start(1).await;

@@ -75,7 +75,7 @@ fn decimal(amount: u64) -> String {
 
 fn shortest(mut amount: u64, step: u64, units: [&str; 7]) -> String {
     let mut unit = 0;
-    while amount != 0 && amount % step == 0 && unit + 1 < units.len() {
+    while amount != 0 && amount.is_multiple_of(step) && unit + 1 < units.len() {
         amount /= step;
         unit += 1;
     }

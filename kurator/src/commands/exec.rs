@@ -9,7 +9,7 @@ use std::io::{IsTerminal as _, Read as _, Write as _};
 
 use bytes::BytesMut;
 use daemon::exit::{FAILED, Failure};
-use http::{Method, StatusCode};
+use http::Method;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};

@@ -58,9 +58,11 @@ fn nodes(list: &Value, all: &Value) -> String {
             let share = |resource: &str| {
                 let has = node.map_or(0, |node| nanos(&node["status"]["allocatable"][resource]));
                 let uses = nanos(&item["usage"][resource]);
-                (has > 0)
-                    .then(|| format!("{}%", uses.saturating_mul(100) / has))
-                    .unwrap_or_else(|| "-".to_owned())
+                if has > 0 {
+                    format!("{}%", uses.saturating_mul(100) / has)
+                } else {
+                    "-".to_owned()
+                }
             };
             vec![
                 name.as_str().unwrap_or_default().to_owned(),

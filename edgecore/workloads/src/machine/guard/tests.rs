@@ -5,7 +5,7 @@ use metastore::api::ApiServer;
 use metastore::store::{Store, StoreOptions};
 
 use super::*;
-use crate::cluster::{EVENTS, Key};
+use crate::cluster::EVENTS;
 use crate::machine::household::{Later, Room, VolumesUse};
 use crate::machine::{MachineOptions, Pressure};
 use crate::settings::Settings;
@@ -181,7 +181,13 @@ fn disk(percent_free: u64) -> Option<Disk> {
 #[tokio::test]
 async fn the_least_important_pod_goes_when_memory_runs_short_and_one_at_a_time() {
     let mut bench = Bench::new().await;
-    let important = bench.pod("important", |p| p["spec"]["priority"] = 1000.into()).await;
+    let class = json!({
+        "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "press"}, "value": 1000,
+    });
+    bench.guard.cluster.create(class).await.unwrap();
+    let important = bench
+        .pod("important", |p| p["spec"]["priorityClassName"] = "press".into())
+        .await;
     let plain = bench.pod("plain", |_| {}).await;
     let system = bench
         .pod("system", |p| {

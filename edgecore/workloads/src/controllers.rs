@@ -36,7 +36,7 @@ use crate::settings::Settings;
 
 pub(crate) use run::{Change, Controller, Reconciled, run};
 
-/// All controllers of a gateway of this name, to be [`run`].
+/// All controllers of a gateway of this name, to be [`run()`].
 pub(crate) fn all(cluster: Cluster, events: Recorder, node: &str, _settings: &Settings) -> Vec<Arc<dyn Controller>> {
     // Each writes and tells in its own name.
     let own = |name: &str| (Cluster::new(cluster.api().clone(), name), events.of(name));

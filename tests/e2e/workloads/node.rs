@@ -33,7 +33,10 @@ async fn with_a_runtime_the_node_says_what_runs_and_how_much_and_when_not() {
     .await;
     let mut gateway = Gateway::on(machine, Value::Null).await;
     let api = gateway.at.0.clone();
-    let node = until(&api, "to be ready for pods", |n| said(n, "Ready").0 == "KubeletReady").await;
+    let node = until(&api, "to be ready for pods", |n| {
+        said(n, "Ready").0 == "KubeletReady" && condition(n, "DiskPressure") == "False"
+    })
+    .await;
     assert_eq!(condition(&node, "ContainerRuntimeReady"), "True");
     for kind in ["MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable"] {
         assert_eq!(condition(&node, kind), "False", "{kind}");

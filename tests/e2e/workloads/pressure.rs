@@ -65,13 +65,7 @@ async fn a_disk_that_runs_short_costs_the_least_important_first_and_no_more_than
     for name in ["chief", "large", "small"] {
         at.until_ready(name, 1).await;
     }
-    assert_eq!(
-        node(&gateway)
-            .await
-            .map(|n| condition(&n, "DiskPressure").to_owned())
-            .as_deref(),
-        Some("False")
-    );
+    until_pressure(&gateway, "False").await;
 
     // Of those that matter least the one that takes most.
     leave(&gateway, 20);

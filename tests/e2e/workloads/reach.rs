@@ -326,12 +326,12 @@ async fn ports_are_forwarded_by_way_of_the_hub_many_at_a_time() {
         assert_eq!(missed, [""; 0]);
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [name]);
     }
-    // Services and pods by the API's own proxy.
-    for kubectl in ways(&gateway) {
-        let path = format!("/api/v1/namespaces/default/pods/{name}:8080/proxy/");
-        assert_eq!(kubectl.told(&["get", "--raw", &path]).await, format!("{name}\n"));
-        let path = "/api/v1/namespaces/default/services/web:80/proxy/";
-        assert_eq!(kubectl.told(&["get", "--raw", path]).await, format!("{name}\n"));
+    // Services and pods by the API's own proxy. A raw path leaves out that of the server.
+    for (kubectl, lead) in ways(&gateway).iter().zip(["", "/clusters/gw-1"]) {
+        for to in [format!("pods/{name}:8080"), "services/web:80".to_owned()] {
+            let path = format!("{lead}/api/v1/namespaces/default/{to}/proxy/");
+            assert_eq!(kubectl.told(&["get", "--raw", &path]).await, format!("{name}\n"));
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::compat::Compat;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
@@ -25,9 +26,9 @@ use crate::pki::{self, Cert, NODE_GROUP, NODE_PREFIX};
 use crate::quic::{HubConnection, RecvHalf, SendHalf, make_room_for_close};
 pub(crate) use mux::{Io, Mux, WRITE_BUFFER};
 
-/// Streams that the hub may have open on one connection: one per question that is being asked (`logs -f`, `exec`, watches through the
-/// hub). Over TCP the gateway may open as many; over QUIC 13, its session included.
-pub const MAX_STREAMS: u32 = 16;
+/// Streams that the hub may have open on one connection over QUIC: one per question that is being asked (`logs -f`, `exec`, watches
+/// through the hub). The gateway may open 13, its session included. Over TCP, where one window serves all, it is 16 from either side.
+pub const MAX_STREAMS: u32 = 256;
 
 /// How long the first byte of a stream may take: it leaves together with the stream's opening.
 const KIND_DEADLINE: Duration = Duration::from_secs(5);
@@ -197,7 +198,7 @@ impl Connection {
     /// Opens a stream. The peer learns of it with the first bytes written.
     ///
     /// # Errors
-    /// When the connection has ended. Over QUIC it waits while [`MAX_STREAMS`] are open; over TCP that is an error.
+    /// When the connection has ended. It waits while as many are open as may be (see [`MAX_STREAMS`]).
     pub async fn open_bi(&self) -> Result<Stream, Closed> {
         match &self.inner {
             Inner::Quic(c) => {
@@ -208,7 +209,7 @@ impl Connection {
                 let (send, recv) = c.open_bi().await.map_err(closed)?;
                 Ok(Stream(Half::Hub { send, recv }))
             }
-            Inner::Tcp(mux) => mux.open().await.map(|s| Stream::tcp(s, mux)),
+            Inner::Tcp(mux) => mux.open().await.map(|(s, place)| Stream::tcp(s, Some(place), mux)),
         }
     }
 
@@ -242,7 +243,7 @@ impl Connection {
                 let (send, recv) = c.accept_bi().await.map_err(closed)?;
                 Ok(Stream(Half::Hub { send, recv }))
             }
-            Inner::Tcp(mux) => mux.accept().await.map(|s| Stream::tcp(s, mux)),
+            Inner::Tcp(mux) => mux.accept().await.map(|s| Stream::tcp(s, None, mux)),
         }
     }
 
@@ -461,6 +462,8 @@ enum Half {
     },
     Tcp {
         io: Compat<yamux::Stream>,
+        /// Of a stream that this side opened; after the stream, so that it is free when that is gone.
+        _place: Option<OwnedSemaphorePermit>,
         mux: Arc<Mux>,
         /// yamux forgets to wake readers when this side closes the connection.
         gone: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -472,9 +475,10 @@ impl Stream {
         Self(Half::Quic { send, recv, ear: None })
     }
 
-    fn tcp(io: Compat<yamux::Stream>, mux: &Arc<Mux>) -> Self {
+    fn tcp(io: Compat<yamux::Stream>, place: Option<OwnedSemaphorePermit>, mux: &Arc<Mux>) -> Self {
         Self(Half::Tcp {
             io,
+            _place: place,
             mux: Arc::clone(mux),
             gone: Box::pin(mux.gone()),
         })
@@ -522,7 +526,7 @@ impl AsyncRead for Stream {
         match &mut self.0 {
             Half::Quic { recv, .. } => AsyncRead::poll_read(Pin::new(recv), cx, buf),
             Half::Hub { recv, .. } => Pin::new(recv).poll_read(cx, buf),
-            Half::Tcp { io, mux, gone } => match Pin::new(io).poll_read(cx, buf) {
+            Half::Tcp { io, mux, gone, .. } => match Pin::new(io).poll_read(cx, buf) {
                 Poll::Pending if gone.as_mut().poll(cx).is_ready() => {
                     let reason = mux.close_reason().unwrap_or(Closed::Local);
                     Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, reason)))

@@ -1,7 +1,7 @@
 //! Many streams on one TLS connection: the task that owns the yamux connection, and the handle others have of it.
 //!
 //! The task must be polling all the time for any stream to move, so it never waits for anybody: a stream that the peer opens while
-//! sixteen wait to be accepted is reset, not queued.
+//! sixteen wait to be accepted is reset, not queued. Who wants to open more than sixteen waits at the handle.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use tokio::io::BufWriter;
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_rustls::TlsStream;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt as _};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use yamux::{Config, ConnectionError, Mode};
 
-use super::{Closed, Counted, Counters, MAX_STREAMS};
+use super::{Closed, Counted, Counters};
 
 /// The connection below the streams. yamux writes a header and a body separately; the buffer makes one TLS record of both.
 pub(crate) type Io = BufWriter<TlsStream<Counted<TcpStream>>>;
@@ -25,12 +25,14 @@ pub(crate) type Io = BufWriter<TlsStream<Counted<TcpStream>>>;
 /// Capacity of that buffer: a session message fits, and an idle connection does not carry more than it needs.
 pub(crate) const WRITE_BUFFER: usize = 2048;
 
-/// yamux counts streams of both directions together.
-const STREAMS: usize = 2 * MAX_STREAMS as usize;
+/// Streams that each side may have open.
+const MAX_STREAMS: usize = 16;
+/// yamux counts streams of both directions together, and one that was let go a little longer than who opened it.
+const STREAMS: usize = 2 * MAX_STREAMS + 8;
 /// A stream's first window, fixed by yamux.
 const STREAM_WINDOW: usize = 256 * 1024;
 /// Streams waiting to be accepted, and requests to open one waiting for the task.
-const WAITING: usize = MAX_STREAMS as usize;
+const WAITING: usize = MAX_STREAMS;
 /// How long an orderly close may take when the peer does not read.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -39,6 +41,7 @@ type Opened = oneshot::Sender<Result<yamux::Stream, Closed>>;
 /// A handle on the task. The task ends, and with it the connection, when the last one is dropped.
 pub(crate) struct Mux {
     open: mpsc::Sender<Opened>,
+    places: Arc<Semaphore>,
     accepted: Mutex<mpsc::Receiver<yamux::Stream>>,
     closed: watch::Receiver<Option<Closed>>,
     close: CancellationToken,
@@ -73,6 +76,7 @@ impl Mux {
         });
         Arc::new(Self {
             open,
+            places: Arc::new(Semaphore::new(MAX_STREAMS)),
             accepted: Mutex::new(accepted),
             closed,
             close,
@@ -81,13 +85,20 @@ impl Mux {
         })
     }
 
-    pub(crate) async fn open(&self) -> Result<Compat<yamux::Stream>, Closed> {
+    /// A new stream, and its place among the streams of this side.
+    pub(crate) async fn open(&self) -> Result<(Compat<yamux::Stream>, OwnedSemaphorePermit), Closed> {
+        let place = tokio::select! {
+            biased;
+            place = Arc::clone(&self.places).acquire_owned() => place,
+            closed = self.closed() => return Err(closed),
+        };
+        let Ok(place) = place else { return Err(Closed::Local) };
         let (tx, rx) = oneshot::channel();
         if self.open.send(tx).await.is_err() {
             return Err(self.closed().await);
         }
         match rx.await {
-            Ok(opened) => opened.map(FuturesAsyncReadCompatExt::compat),
+            Ok(opened) => opened.map(|stream| (stream.compat(), place)),
             Err(_) => Err(self.closed().await),
         }
     }

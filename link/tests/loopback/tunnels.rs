@@ -148,6 +148,22 @@ async fn ten_watches_at_once_do_not_block_a_question() {
 }
 
 #[tokio::test]
+async fn more_questions_than_there_are_places_wait_for_theirs() {
+    each(|asking| async move {
+        let ask = || async {
+            let request = Request::post("/echo")
+                .header("host", "gw-1")
+                .body(Full::new(Bytes::from("word")));
+            let response = soon(tunnel::request(&asking, request.unwrap(), HEAD)).await.unwrap();
+            soon(response.into_body().collect()).await.unwrap().to_bytes()
+        };
+        let answers = futures_util::future::join_all((0..60).map(|_| ask())).await;
+        assert!(answers.iter().all(|answer| answer == "word"));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_upgrade_gives_the_bare_stream() {
     each(|asking| async move {
         let mut request = get("/exec");

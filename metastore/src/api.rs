@@ -40,6 +40,7 @@ mod names;
 mod openapi;
 mod own_service;
 mod patch;
+mod priority;
 mod protobuf;
 mod rbac;
 mod read;

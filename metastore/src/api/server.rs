@@ -29,7 +29,8 @@ use super::status::Status;
 use super::token::{KeyError, TokenOptions, Tokens};
 use super::write::{Owner, Part, Writing};
 use super::{
-    accounts, audit, codec, custom, definitions, discovery, lifecycle, measured, openapi, own_service, rbac, write,
+    accounts, audit, codec, custom, definitions, discovery, lifecycle, measured, openapi, own_service, priority, rbac,
+    write,
 };
 use crate::store::Store;
 
@@ -291,6 +292,7 @@ impl Builder {
         self.admissions.0.insert(0, Arc::new(NoEscalation(authority.clone())));
         if self.runs_pods {
             self.admissions.0.insert(1, Arc::new(accounts::RunsAs));
+            self.admissions.0.insert(2, Arc::new(priority::Ranks));
         }
         let audited = self.store.journal_bounds(audit::STREAM).map_err(write::store_status);
         let audited = audited.map_err(BuildError::Store)?.accepted;

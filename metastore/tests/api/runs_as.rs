@@ -1,4 +1,4 @@
-//! What a new Pod gets from its ServiceAccount where pods run, and tokens made in process.
+//! What a new Pod gets from its ServiceAccount and its PriorityClass where pods run, and tokens made in process.
 
 use std::cell::OnceCell;
 
@@ -101,6 +101,66 @@ async fn accounts_and_pods_say_whether_they_want_it() {
         refused["message"],
         "pods \"e\" is forbidden: error looking up service account default/no: serviceaccount \"no\" not found"
     );
+}
+
+#[tokio::test]
+async fn a_pod_is_as_important_as_its_class() {
+    let api = start().await;
+    let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
+    for (name, value, usual) in [("line", 1000, false), ("rest", -5, true), ("more", 7, true)] {
+        let class =
+            json!({"metadata": {"name": name}, "value": value, "globalDefault": usual, "preemptionPolicy": "Never"});
+        let (code, made) = api.call("POST", classes, class).await;
+        assert_eq!(code, 201, "{made}");
+    }
+    for (name, spec, class, priority, policy) in [
+        ("a", json!({"priorityClassName": "line"}), "line", 1000, "Never"),
+        (
+            "b",
+            json!({"priorityClassName": "line", "priority": 1000}),
+            "line",
+            1000,
+            "Never",
+        ),
+        ("c", json!({}), "rest", -5, "Never"),
+        (
+            "d",
+            json!({"priorityClassName": "system-node-critical"}),
+            "system-node-critical",
+            2_000_001_000,
+            "PreemptLowerPriority",
+        ),
+        // Of another cluster, which worked out the number.
+        (
+            "e",
+            json!({"priorityClassName": "theirs", "priority": 9}),
+            "theirs",
+            9,
+            "",
+        ),
+    ] {
+        let (code, made) = api.call("POST", PODS, pod(name, spec)).await;
+        assert_eq!(code, 201, "{made}");
+        let spec = &made["spec"];
+        assert_eq!(spec["priorityClassName"], class, "{name}");
+        assert_eq!(spec["priority"], priority, "{name}");
+        assert_eq!(spec["preemptionPolicy"].as_str().unwrap_or_default(), policy, "{name}");
+    }
+    for (spec, why) in [
+        (
+            json!({"priorityClassName": "none"}),
+            "no PriorityClass with name none was found",
+        ),
+        (
+            json!({"priorityClassName": "line", "priority": 3}),
+            "the integer value of priority (3) must not be provided in pod spec; priority admission controller computed 1000 from the \
+             given PriorityClass name",
+        ),
+    ] {
+        let (code, refused) = api.call("POST", PODS, pod("s", spec)).await;
+        assert_eq!(code, 403);
+        assert_eq!(refused["message"], format!("pods \"s\" is forbidden: {why}"));
+    }
 }
 
 #[tokio::test]

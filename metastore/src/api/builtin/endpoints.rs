@@ -21,6 +21,8 @@ pub(super) fn endpoint_ip(text: &str) -> Faults {
     let Some(ip) = checks::parse_ip(text) else {
         return vec!["must be a valid IP address"];
     };
+    // `::ffff:127.0.0.1` leads where `127.0.0.1` does.
+    let ip = ip.to_canonical();
     let (local, multicast) = match ip {
         IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
         IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
@@ -301,5 +303,34 @@ fn check_address(list: At<'_>, index: usize, address: &str, kind: &str, causes: 
             }
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_lead_astray_are_refused() {
+        for good in ["10.42.0.3", "fd00::3", "::ffff:10.42.0.3"] {
+            assert!(endpoint_ip(good).is_empty(), "{good}");
+        }
+        for bad in [
+            "",
+            "0.0.0.0",
+            "127.0.0.1",
+            "169.254.169.254",
+            "224.0.0.1",
+            "::",
+            "::1",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:0.0.0.0",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::ffff:224.0.0.1",
+        ] {
+            assert_eq!(endpoint_ip(bad).len(), 1, "{bad}");
+        }
     }
 }

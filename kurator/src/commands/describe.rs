@@ -28,21 +28,30 @@ pub(crate) async fn run(global: &Global, what: &str, name: &str) -> Result<(), F
 
 /// What was told about an object, oldest first. None where the server has no events, or does not let them be read.
 pub(super) async fn events(api: &Api, object: &Value) -> Result<Vec<Value>, Failure> {
-    let metadata = &object["metadata"];
-    let namespace = metadata["namespace"].as_str().unwrap_or("default");
-    let Some(uid) = metadata["uid"].as_str() else {
-        return Ok(Vec::new());
-    };
-    let path = format!("/api/v1/namespaces/{namespace}/events?fieldSelector=involvedObject.uid%3D{uid}");
-    let mut events = match api.try_json(Method::GET, &path, None).await? {
-        Ok(mut list) => match list["items"].take() {
-            Value::Array(items) => items,
-            _ => Vec::new(),
-        },
-        Err(_) => Vec::new(),
-    };
+    let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
+    let mut events = Vec::new();
+    for uid in uids(object) {
+        let uid = get::escaped(uid);
+        let path = format!("/api/v1/namespaces/{namespace}/events?fieldSelector=involvedObject.uid%3D{uid}");
+        if let Ok(mut list) = api.try_json(Method::GET, &path, None).await?
+            && let Value::Array(items) = list["items"].take()
+        {
+            events.extend(items);
+        }
+    }
     events.sort_by(|a, b| when(a).cmp(when(b)));
     Ok(events)
+}
+
+/// What Events may call an object.
+fn uids(object: &Value) -> impl Iterator<Item = &str> {
+    let metadata = &object["metadata"];
+    // Who tells of its own Node, a kubelet or a gateway, gives the name as the uid.
+    let node = object["kind"] == "Node" && object["apiVersion"] == "v1";
+    [Some(&metadata["uid"]), node.then_some(&metadata["name"])]
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
 }
 
 /// When it happened last.
@@ -179,6 +188,15 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn a_node_is_asked_for_by_its_name_too() {
+        let object = |version: &str, kind: &str| json!({"apiVersion": version, "kind": kind, "metadata": {"name": "gw", "uid": "u"}});
+        assert!(uids(&object("v1", "Node")).eq(["u", "gw"]));
+        assert!(uids(&object("v1", "Pod")).eq(["u"]));
+        assert!(uids(&object("example.com/v1", "Node")).eq(["u"]));
+        assert_eq!(uids(&json!({"kind": "Pod"})).count(), 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 mod frames;
 mod terminal;
 
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Read as _, Write};
 
 use bytes::BytesMut;
 use daemon::exit::{FAILED, Failure};
@@ -44,15 +44,26 @@ pub(crate) async fn run(global: &Global, arguments: ExecArgs) -> Result<(), Fail
     let stream = api
         .upgrade(Method::GET, &path(&global.namespace, &arguments), PROTOCOL)
         .await?;
-    let raw = if terminal { Some(Raw::new()?) } else { None };
-    let sizes = match raw {
-        Some(_) => signal(SignalKind::window_change()).ok(),
-        None => None,
+    let raw = if takes_keys(&arguments, terminal) {
+        Some(Raw::new()?)
+    } else {
+        None
+    };
+    let sizes = if terminal {
+        signal(SignalKind::window_change()).ok()
+    } else {
+        None
     };
     let input = arguments.stdin.then(read_input);
-    let status = exchange(stream, input, sizes).await;
+    let status = exchange(stream, input, sizes, std::io::stdout()).await;
     drop(raw);
-    ended(&status?)
+    // Whoever closes the pipe has read enough, as with `| head`.
+    status?.map_or(Ok(()), |status| ended(&status))
+}
+
+/// Whether the keys are the command's. Where it gets no input they stay the user's, who could not interrupt it otherwise.
+fn takes_keys(arguments: &ExecArgs, terminal: bool) -> bool {
+    terminal && arguments.tty && arguments.stdin
 }
 
 fn path(namespace: &str, arguments: &ExecArgs) -> String {
@@ -97,36 +108,55 @@ fn read_input() -> mpsc::Receiver<Vec<u8>> {
     input
 }
 
-/// Carries input and output until the command has ended. What was said of its end.
+/// Carries input and output until the command has ended. What was said of its end; `None` when nobody reads its output any more.
+///
+/// Reading never waits for writing: a command that prints before it reads would wait for us, and we for it.
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send,
     mut input: Option<mpsc::Receiver<Vec<u8>>>,
     mut sizes: Option<Signal>,
-) -> Result<Vec<u8>, Failure> {
+    mut output: impl Write,
+) -> Result<Option<Vec<u8>>, Failure> {
     let broke = |e: std::io::Error| Failure::new(FAILED, format!("the connection broke off: {e}"));
     let (mut from, mut to) = tokio::io::split(stream);
     let (mut buffer, mut status) = (BytesMut::new(), Vec::new());
+    let (mut out, mut waiting) = (BytesMut::new(), false);
     if sizes.is_some() {
-        to.write_all(&write(&size())).await.map_err(broke)?;
+        out.extend_from_slice(&write(&size()));
     }
     loop {
         while let Some(message) = next(&mut buffer).map_err(broke)? {
             match message {
                 Message::Data(bytes) => match bytes.split_first() {
-                    Some((&STDOUT, text)) => crate::say::bytes(text),
+                    // Not by `say`, which ends the process and with it what gives the terminal back.
+                    Some((&STDOUT, text)) => match output.write_all(text).and_then(|()| output.flush()) {
+                        Ok(()) => {}
+                        Err(e) if e.kind() == ErrorKind::BrokenPipe => return Ok(None),
+                        Err(e) => return Err(Failure::new(FAILED, format!("the output cannot be written: {e}"))),
+                    },
                     Some((&STDERR, text)) => drop(std::io::stderr().lock().write_all(text)),
                     Some((&ERROR, text)) if status.len() + text.len() <= MAX_STATUS => status.extend_from_slice(text),
                     _ => {}
                 },
-                Message::Pong(frame) => to.write_all(&frame).await.map_err(broke)?,
-                Message::Close => return Ok(status),
+                Message::Pong(frame) => out.extend_from_slice(&frame),
+                Message::Close => return Ok(Some(status)),
             }
         }
+        // Stays true while all is written and only the flush is still to be done.
+        waiting |= !out.is_empty();
+        // Not biased: neither endless output nor endless input may keep the other from its turn.
         tokio::select! {
-            biased;
-            read = from.read_buf(&mut buffer) => if read.map_err(broke)? == 0 { return Ok(status) },
-            Some(()) = resized(&mut sizes) => to.write_all(&write(&size())).await.map_err(broke)?,
-            piece = pieces(&mut input) => {
+            read = from.read_buf(&mut buffer) => if read.map_err(broke)? == 0 { return Ok(Some(status)) },
+            sent = send(&mut to, &mut out), if waiting => {
+                waiting = false;
+                if sent.is_err() {
+                    // Nothing goes there any more, but how the command ended may still be on its way here.
+                    out.clear();
+                    (input, sizes) = (None, None);
+                }
+            }
+            Some(()) = resized(&mut sizes) => out.extend_from_slice(&write(&size())),
+            piece = pieces(&mut input), if !waiting => {
                 let message = match piece {
                     Some(piece) => [&[STDIN], piece.as_slice()].concat(),
                     None => {
@@ -134,11 +164,16 @@ async fn exchange(
                         vec![END, STDIN]
                     }
                 };
-                to.write_all(&write(&message)).await.map_err(broke)?;
+                out.extend_from_slice(&write(&message));
             }
         }
-        to.flush().await.map_err(broke)?;
     }
+}
+
+/// Sends all of `out`. Dropped on the way, it leaves what is still to be sent.
+async fn send(to: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut) -> std::io::Result<()> {
+    to.write_all_buf(out).await?;
+    to.flush().await
 }
 
 async fn pieces(input: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
@@ -234,7 +269,91 @@ mod tests {
             assert_eq!(said, b"\x00hello\xff\x00");
             far.write_all(b"\x82\x03\x03{}\x88\x02\x03\xe8").await.unwrap();
         };
-        let (status, ()) = tokio::join!(exchange(near, Some(input), None), server);
-        assert_eq!(status.unwrap(), b"{}");
+        let (status, ()) = tokio::join!(exchange(near, Some(input), None, std::io::sink()), server);
+        assert_eq!(status.unwrap().unwrap(), b"{}");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_prints_before_it_reads_is_read_while_input_waits() {
+        const PIECES: usize = 500;
+        const PRINTED: usize = 1000;
+        let (near, mut far) = tokio::io::duplex(64);
+        let (pieces, input) = mpsc::channel(1);
+        let user = async move {
+            for _ in 0..PIECES {
+                pieces.send(vec![b'i'; 100]).await.unwrap();
+            }
+        };
+        let server = async {
+            for _ in 0..PRINTED {
+                far.write_all(&[&[0x82, 101, STDOUT], [b'o'; 100].as_slice()].concat())
+                    .await
+                    .unwrap();
+            }
+            for _ in 0..PIECES {
+                let mut frame = [0; 6 + 101];
+                far.read_exact(&mut frame).await.unwrap();
+                assert_eq!(frames::unmasked(&frame), [&[STDIN], [b'i'; 100].as_slice()].concat());
+            }
+            let mut end = [0; 6 + 2];
+            far.read_exact(&mut end).await.unwrap();
+            assert_eq!(frames::unmasked(&end), [END, STDIN]);
+            far.write_all(b"\x82\x03\x03{}\x88\x02\x03\xe8").await.unwrap();
+        };
+        let mut output = Vec::new();
+        let all = async { tokio::join!(exchange(near, Some(input), None, &mut output), server, user) };
+        let (status, (), ()) = tokio::time::timeout(std::time::Duration::from_secs(20), all)
+            .await
+            .expect("both sides wait for each other");
+        assert_eq!(status.unwrap().unwrap(), b"{}");
+        assert_eq!(output, vec![b'o'; 100 * PRINTED]);
+    }
+
+    /// An output that cannot be written to.
+    struct Shut(ErrorKind);
+
+    impl Write for Shut {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn an_output_nobody_reads_is_an_end_and_one_that_fails_a_failure() {
+        for (kind, ends) in [(ErrorKind::BrokenPipe, true), (ErrorKind::StorageFull, false)] {
+            let (near, mut far) = tokio::io::duplex(64);
+            // Stays open: the end is ours.
+            far.write_all(b"\x82\x03\x01hi").await.unwrap();
+            let status = exchange(near, None, None, Shut(kind)).await;
+            assert_eq!(matches!(status, Ok(None)), ends, "{kind}");
+            assert_eq!(status.is_err(), !ends, "{kind}");
+        }
+    }
+
+    #[tokio::test]
+    async fn how_a_command_ended_is_read_when_its_input_cannot_be_sent() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let (pieces, input) = mpsc::channel(1);
+        pieces.send(b"more".to_vec()).await.unwrap();
+        far.write_all(b"\x82\x03\x03{}\x88\x02\x03\xe8").await.unwrap();
+        drop(far);
+        let status = exchange(near, Some(input), None, std::io::sink()).await;
+        assert_eq!(status.unwrap().unwrap(), b"{}");
+    }
+
+    #[test]
+    fn the_terminal_is_passed_on_only_with_the_input() {
+        let with_input = arguments(true);
+        assert!(takes_keys(&with_input, true) && !takes_keys(&with_input, false));
+        let without_input = ExecArgs {
+            stdin: false,
+            ..arguments(true)
+        };
+        assert!(!takes_keys(&without_input, true));
+        assert!(!takes_keys(&arguments(false), true));
     }
 }

@@ -18,7 +18,7 @@ mod conntrack;
 mod dns;
 mod host;
 mod link;
-mod netlink;
+pub(crate) mod netlink;
 mod nft;
 mod resolv;
 mod rules;

@@ -1,41 +1,25 @@
 //! The addresses at which others reach this machine, as the kernel has them, and word when they change (rtnetlink). Asks nobody outside.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
-use std::os::fd::OwnedFd;
 
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netdevice, recv, send, socket_with,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, netdevice, socket_with};
 use tokio::net::UnixDatagram;
+
+use crate::network::netlink::{self, Held, Socket};
 
 /// Most addresses that a Node shows: a machine with more has them for something else than being reached.
 const MOST: usize = 16;
 /// Groups of changes: IPv4 and IPv6 addresses (`RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV6_IFADDR`).
 const GROUPS: u32 = 0x10 | 0x100;
-/// Message types and attributes of rtnetlink(7).
-const NEW_ADDRESS: u16 = 20;
-const GET_ADDRESS: u16 = 22;
-const REQUEST_DUMP: u16 = 0x301;
-const ADDRESS: u16 = 1;
-const LOCAL: u16 = 2;
 /// Temporary (privacy), duplicate, deprecated, tentative: none of them one to be reached at.
 const PASSING: u8 = 0x01 | 0x08 | 0x20 | 0x40;
 /// Interfaces whose addresses belong to containers and virtual machines.
 const INNER: [&str; 10] = [
     "lo", "cni", "docker", "veth", "br-", "virbr", "flannel", "cali", "kube-", "kurator",
 ];
-
-/// Bytes of one answer; the kernel fills a buffer of this size at a time.
-const BUFFER: usize = 16 * 1024;
-
-/// An address of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Held {
-    interface: u32,
-    ip: IpAddr,
-}
 
 /// The machine's addresses: the one it speaks from first, IPv4 before IPv6, then those of its other interfaces. `inner` says which
 /// are of pods or Services.
@@ -67,99 +51,25 @@ fn outward(v4: bool) -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback())
 }
 
-/// All addresses of outer interfaces that can be reached from elsewhere.
+/// All addresses of outer interfaces that can be reached from elsewhere, interface by interface.
 fn list() -> io::Result<Vec<IpAddr>> {
-    let socket = open(0)?;
-    let mut request = Vec::with_capacity(24);
-    request.extend(24_u32.to_ne_bytes());
-    request.extend(GET_ADDRESS.to_ne_bytes());
-    request.extend(REQUEST_DUMP.to_ne_bytes());
-    // Sequence, port; then family (any), prefix, flags, scope, interface.
-    request.extend([0; 16]);
-    send(&socket, &request, SendFlags::empty())?;
-    let mut buffer = vec![0; BUFFER];
-    let mut held = Vec::new();
-    loop {
-        // The kernel answers within the call: nothing more to read is the end.
-        let (length, _) = match recv(&socket, &mut buffer[..], RecvFlags::empty()) {
-            Err(rustix::io::Errno::AGAIN) => break,
-            other => other?,
-        };
-        if length == 0 || !parse(&buffer[..length.min(BUFFER)], &mut held) {
-            break;
-        }
-    }
-    held.sort_unstable();
-    held.dedup();
-    let outer = |held: &Held| {
-        netdevice::index_to_name(&socket, held.interface)
+    let mut socket = Socket::open(None)?;
+    let held: BTreeSet<(u32, IpAddr)> = netlink::addresses(&mut socket)?
+        .into_iter()
+        .filter(is_reachable)
+        .map(|held| (held.interface, held.ip))
+        .collect();
+    let outer = |interface| {
+        netdevice::index_to_name(socket.fd(), interface)
             .is_ok_and(|name| !INNER.iter().any(|inner| name.starts_with(inner)))
     };
-    Ok(held.into_iter().filter(outer).map(|held| held.ip).collect())
+    let outer = held.into_iter().filter(|(interface, _)| outer(*interface));
+    Ok(outer.map(|(_, ip)| ip).collect())
 }
 
-fn open(groups: u32) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    // Routing is protocol 0, which is the default.
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-    bind(&socket, &SocketAddrNetlink::new(0, groups))?;
-    Ok(socket)
-}
-
-/// Reads messages; false at the end of the list or when a message is not one.
-fn parse(mut messages: &[u8], held: &mut Vec<Held>) -> bool {
-    while let Some((message, rest)) = part(messages, 4, 0) {
-        // Length, type, flags, sequence, port: 16 bytes before what the message says.
-        if u16_at(message, 4) != Some(NEW_ADDRESS) {
-            return false;
-        }
-        held.extend(message.get(16..).and_then(address));
-        messages = rest;
-    }
-    messages.is_empty()
-}
-
-/// One `ifaddrmsg` with its attributes.
-fn address(message: &[u8]) -> Option<Held> {
-    let (head, mut attributes) = message.split_at_checked(8)?;
-    let (flags, scope) = (head[2], head[3]);
-    let interface = u32::from_ne_bytes(head[4..8].try_into().ok()?);
-    let mut found: [Option<IpAddr>; 2] = [None, None];
-    while let Some((attribute, rest)) = part(attributes, 2, 2) {
-        let slot = match u16_at(attribute, 2) {
-            Some(LOCAL) => Some(0),
-            Some(ADDRESS) => Some(1),
-            _ => None,
-        };
-        if let (Some(slot), Some(bytes)) = (slot, attribute.get(4..)) {
-            found[slot] = match *bytes {
-                [a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d).into()),
-                _ => <[u8; 16]>::try_from(bytes).ok().map(|b| Ipv6Addr::from(b).into()),
-            };
-        }
-        attributes = rest;
-    }
-    // Where the two differ, the other one is the far end of the line.
-    let ip = found[0].or(found[1])?;
+fn is_reachable(held: &Held) -> bool {
     // 0: everywhere. The rest are of this machine or this cable.
-    (scope == 0 && flags & PASSING == 0 && !ip.is_loopback()).then_some(Held { interface, ip })
-}
-
-/// Cuts off what says its own length in its first `size` bytes, aligned to four; `least` is what a length may not be under.
-fn part(bytes: &[u8], size: usize, least: usize) -> Option<(&[u8], &[u8])> {
-    let length = match size {
-        2 => usize::from(u16_at(bytes, 0)?),
-        _ => usize::try_from(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?)).ok()?,
-    };
-    if length < size + least || length > bytes.len() {
-        return None;
-    }
-    let next = length.next_multiple_of(4).min(bytes.len());
-    Some((&bytes[..length], &bytes[next..]))
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+    held.scope == 0 && held.flags & PASSING == 0 && !held.ip.is_loopback()
 }
 
 /// Word that an address came or went.
@@ -170,8 +80,12 @@ impl Changes {
     /// # Errors
     /// When the kernel gives no such socket.
     pub(super) fn open() -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        // Routing is protocol 0, which is the default.
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+        bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
         // Only reading it differs from other sockets, and that is done here: tokio needs not know that it is no local one.
-        let socket = std::os::unix::net::UnixDatagram::from(open(GROUPS)?);
+        let socket = std::os::unix::net::UnixDatagram::from(socket);
         Ok(Self(UnixDatagram::from_std(socket)?))
     }
 
@@ -194,76 +108,22 @@ impl Changes {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    fn attribute(kind: u16, bytes: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        out.extend(u16::try_from(4 + bytes.len()).unwrap().to_ne_bytes());
-        out.extend(kind.to_ne_bytes());
-        out.extend(bytes);
-        out.resize(out.len().next_multiple_of(4), 0);
-        out
-    }
-
-    fn message(kind: u16, flags: u8, scope: u8, interface: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
-        let mut body = vec![2, 24, flags, scope];
-        body.extend(interface.to_ne_bytes());
-        body.extend(attributes.concat());
-        let mut out = Vec::new();
-        out.extend(u32::try_from(16 + body.len()).unwrap().to_ne_bytes());
-        out.extend(kind.to_ne_bytes());
-        out.extend([0; 10]);
-        out.extend(body);
-        out
-    }
 
     #[test]
     fn addresses_that_can_be_reached_are_taken() {
-        let v4 = |last: u8| attribute(ADDRESS, &[10, 0, 0, last]);
-        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 7);
-        let messages = [
-            message(
-                NEW_ADDRESS,
-                0x80,
-                0,
-                2,
-                &[v4(9), attribute(LOCAL, &[10, 0, 0, 1]), attribute(3, b"eth0\0")],
-            ),
-            message(NEW_ADDRESS, 0x80, 0, 3, &[attribute(ADDRESS, &v6.octets())]),
-            message(NEW_ADDRESS, 0x80, 253, 3, &[v4(4)]),
-            message(NEW_ADDRESS, 0x01, 0, 3, &[v4(5)]),
-            message(NEW_ADDRESS, 0x40, 0, 3, &[v4(6)]),
-        ];
-        let mut held = Vec::new();
-        assert!(parse(&messages.concat(), &mut held));
-        let want = [
-            Held {
+        let taken = |ip: &str, flags, scope| {
+            is_reachable(&Held {
                 interface: 2,
-                ip: Ipv4Addr::new(10, 0, 0, 1).into(),
-            },
-            Held {
-                interface: 3,
-                ip: v6.into(),
-            },
-        ];
-        assert_eq!(held, want);
-        assert!(!parse(&message(3, 0, 0, 0, &[]), &mut held), "the end of a list");
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in any::<bool>()) {
-            let mut held = Vec::new();
-            parse(&bytes, &mut held);
-            if kind {
-                let mut whole = message(NEW_ADDRESS, 0, 0, 1, &[]);
-                let length = u32::try_from(whole.len() + bytes.len()).unwrap();
-                whole[..4].copy_from_slice(&length.to_ne_bytes());
-                whole.extend(&bytes);
-                parse(&whole, &mut held);
-            }
+                ip: ip.parse().unwrap(),
+                flags,
+                scope,
+            })
+        };
+        assert!(taken("10.0.0.1", 0x80, 0) && taken("2001:db8:1::7", 0x80, 0));
+        assert!(!taken("10.0.0.4", 0x80, 253) && !taken("127.0.0.1", 0x80, 0));
+        for passing in [0x01, 0x08, 0x20, 0x40] {
+            assert!(!taken("2001:db8:1::7", 0x80 | passing, 0), "{passing:#x}");
         }
     }
 

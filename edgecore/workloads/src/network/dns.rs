@@ -1,7 +1,7 @@
 //! The cluster's names, answered on this machine: from the table for what is in the cluster, by the machine's own servers for everything else.
 //!
 //! - `message`: the bytes. A codec of our own: three shapes of message are needed, other servers' answers are passed on in their own bytes with
-//!   times and number put right in place, and what crates bring for all there is in DNS would be six times the code.
+//!   times and number put right in place, and what crates bring for all there is in DNS is not needed.
 //! - `zone`: what is known of a name.
 //! - `forward`: other servers, and what they said a moment ago.
 //!

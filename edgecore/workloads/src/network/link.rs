@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use rustix::net::netdevice::name_to_index;
 
 use super::cidr::Cidr;
-use super::netlink::{self, ACK, CREATE, DUMP, EXCLUSIVE, Message, REPLACE, Socket};
+use super::netlink::{self, ACK, ADDRESS, CREATE, EXCLUSIVE, LOCAL, Message, NEW_ADDRESS, REPLACE, Socket};
 
 /// The link's name.
 pub(super) const NAME: &str = "kurator0";
@@ -20,17 +20,13 @@ const KINDS: [&str; 2] = ["dummy", "bridge"];
 
 const NEW_LINK: u16 = 16;
 const DELETE_LINK: u16 = 17;
-const NEW_ADDRESS: u16 = 20;
 const DELETE_ADDRESS: u16 = 21;
-const GET_ADDRESS: u16 = 22;
 const NEW_ROUTE: u16 = 24;
 
-/// Attributes of links, of addresses, of routes.
+/// Attributes of links, of routes.
 const LINK_NAME: u16 = 3;
 const LINK_INFO: u16 = 18 | 0x8000;
 const INFO_KIND: u16 = 1;
-const ADDRESS: u16 = 1;
-const LOCAL: u16 = 2;
 const ROUTE_DESTINATION: u16 = 1;
 const ROUTE_LINK: u16 = 4;
 
@@ -90,10 +86,10 @@ impl Link {
 
     /// Gives the link these addresses, each for itself, and with `only` no others.
     pub(super) fn hold(&mut self, wanted: &BTreeSet<IpAddr>, only: bool) -> io::Result<()> {
-        let have: BTreeSet<IpAddr> = addresses(&mut self.socket)?
+        let have: BTreeSet<IpAddr> = netlink::addresses(&mut self.socket)?
             .into_iter()
-            .filter(|(index, ip)| *index == self.index && !is_link_local(*ip))
-            .map(|(_, ip)| ip)
+            .filter(|held| held.interface == self.index && !is_link_local(held.ip))
+            .map(|held| held.ip)
             .collect();
         for ip in wanted.difference(&have) {
             match self.change(NEW_ADDRESS, CREATE, *ip) {
@@ -155,22 +151,8 @@ impl Link {
 /// The addresses of this machine.
 pub(super) fn local_addresses() -> io::Result<BTreeSet<IpAddr>> {
     let mut socket = Socket::open(None)?;
-    Ok(addresses(&mut socket)?.into_iter().map(|(_, ip)| ip).collect())
-}
-
-/// Addresses with the links that hold them.
-fn addresses(socket: &mut Socket) -> io::Result<Vec<(u32, IpAddr)>> {
-    const BODY: usize = 8;
-    let mut found = Vec::new();
-    socket.exchange(Message::new(GET_ADDRESS, DUMP, &[0; BODY]), |kind, body| {
-        let Some((head, attributes)) = body.split_first_chunk::<BODY>().filter(|_| kind == NEW_ADDRESS) else {
-            return;
-        };
-        let index = u32::from_ne_bytes([head[4], head[5], head[6], head[7]]);
-        let value = netlink::attribute(attributes, LOCAL).or_else(|| netlink::attribute(attributes, ADDRESS));
-        found.extend(value.and_then(netlink::address).map(|ip| (index, ip)));
-    })?;
-    Ok(found)
+    let held = netlink::addresses(&mut socket)?;
+    Ok(held.into_iter().map(|held| held.ip).collect())
 }
 
 fn link_body(index: u32, flags: u32) -> [u8; 16] {

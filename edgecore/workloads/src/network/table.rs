@@ -279,7 +279,8 @@ impl Table {
                 elsewhere.sort_unstable();
                 elsewhere.dedup();
                 routes.push(Route {
-                    name: format!("{key}/{}/{}", port.protocol.name(), port.port),
+                    // A chain's name must not begin with a digit, as a namespace may.
+                    name: format!("svc/{key}/{}/{}", port.protocol.name(), port.port),
                     protocol: port.protocol,
                     port: port.port,
                     inside: inside.clone(),
@@ -438,7 +439,7 @@ pub(super) mod tests {
             table.routes(false).remove(0)
         };
         let both = route(&["10.42.0.3", "10.42.0.2", "10.42.0.9!n", "10.42.0.4!t"]);
-        assert_eq!(both.name, "line/web/tcp/80");
+        assert_eq!(both.name, "svc/line/web/tcp/80");
         assert_eq!(ends(&both.to), ["10.42.0.2:8080", "10.42.0.3:8080"]);
         assert_eq!(ends(&route(&["10.42.0.9!n", "10.42.0.4!t"]).to), ["10.42.0.4:8080"]);
         assert_eq!(route(&["10.42.0.9!n"]).to, Targets::default());

@@ -18,8 +18,10 @@ use tokio::time::{Instant, timeout};
 use super::message::{Query, Said};
 use crate::network::resolv;
 
-/// How long a server is waited for, the first and the second time.
-const PATIENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
+/// How long all servers together are waited for, the first and the second time.
+const ROUNDS: [Duration; 2] = [Duration::from_millis(1400), Duration::from_millis(2800)];
+/// How long one is over TCP.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// All of them together: less than the five seconds after which clients ask again.
 const DEADLINE: Duration = Duration::from_millis(4500);
 /// For so long a server that did not answer is not asked.
@@ -173,14 +175,19 @@ impl Forward {
 
     async fn exchange(&self, query: &Query) -> Option<Bytes> {
         let mut servers = self.servers();
-        for patience in PATIENCE {
+        for (round, whole) in ROUNDS.into_iter().enumerate() {
+            let patience = whole / u32::try_from(servers.len().max(1)).unwrap_or(1);
             let mut silent = Vec::new();
             for at in servers {
                 match timeout(patience, datagram(at, query)).await {
-                    Ok(Ok(answer)) => return Some(answer),
+                    Ok(Ok(answer)) => {
+                        // Another one knew: next time it is the first that is asked.
+                        silent.into_iter().for_each(|at| self.sick(at));
+                        return Some(answer);
+                    }
                     // The machine has no way there, or nobody listens.
                     Ok(Err(_)) => self.sick(at),
-                    Err(_) if patience == PATIENCE[1] => self.sick(at),
+                    Err(_) if round == 1 => self.sick(at),
                     Err(_) => silent.push(at),
                 }
             }
@@ -192,7 +199,7 @@ impl Forward {
     /// Over TCP.
     async fn whole(&self, query: &Query) -> Option<Bytes> {
         for at in self.servers() {
-            if let Ok(Ok(answer)) = timeout(PATIENCE[1], stream(at, query)).await {
+            if let Ok(Ok(answer)) = timeout(PATIENCE, stream(at, query)).await {
                 return Some(answer);
             }
         }

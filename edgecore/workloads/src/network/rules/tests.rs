@@ -24,15 +24,15 @@ fn a_service_is_an_element_and_a_chain() {
     ]);
     let text = text(&ruleset(&table.routes(false), MACHINE));
     for wanted in [
-        "add element ip kurator services { 10.43.0.5 . tcp . 80 : goto line/web/tcp/80 }",
-        "add element ip kurator ports { tcp . 30080 : goto line/web/tcp/80 }",
-        "add rule ip kurator line/web/tcp/80 meta l4proto tcp dnat ip addr . port to numgen random mod 2 map { \
+        "add element ip kurator services { 10.43.0.5 . tcp . 80 : goto svc/line/web/tcp/80 }",
+        "add element ip kurator ports { tcp . 30080 : goto svc/line/web/tcp/80 }",
+        "add rule ip kurator svc/line/web/tcp/80 meta l4proto tcp dnat ip addr . port to numgen random mod 2 map { \
          0 : 10.42.0.2 . 8080, 1 : 10.42.0.3 . 8080 }",
         "add element ip kurator hairpin { 10.42.0.2 . 10.42.0.2, 10.42.0.3 . 10.42.0.3 }",
     ] {
         assert!(text.contains(wanted), "{wanted}\n{text}");
     }
-    assert_eq!(text.matches("add chain ip kurator line/").count(), 1);
+    assert_eq!(text.matches("add chain ip kurator svc/line/").count(), 1);
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn two_that_claim_the_same_do_not_break_the_rest() {
     let table = table(&[claims("a", "10.43.0.5"), claims("b", "10.43.0.6")].concat());
     let text = text(&ruleset(&table.routes(false), MACHINE));
     assert_eq!(text.matches("192.0.2.7 . tcp . 80 :").count(), 1);
-    assert!(text.contains("192.0.2.7 . tcp . 80 : goto line/a/tcp/80"), "{text}");
+    assert!(text.contains("192.0.2.7 . tcp . 80 : goto svc/line/a/tcp/80"), "{text}");
 }
 
 #[test]
@@ -106,9 +106,9 @@ fn what_was_is_taken_out_in_the_same_transaction() {
 #[test]
 fn listings_are_read() {
     let listing = "table ip kurator {\n\tmap services {\n\t}\n\tset stays-00ff {\n\t\tsize 65535\n\t}\n\tset hairpin {\n\t}\n\
-        \tchain prerouting {\n\t\ttype nat\n\t}\n\tchain line/web/tcp/80 {\n\t}\n}\n";
+        \tchain prerouting {\n\t\ttype nat\n\t}\n\tchain svc/line/web/tcp/80 {\n\t}\n}\n";
     let names = names(listing);
-    assert_eq!(names.chains, BTreeSet::from(["line/web/tcp/80".to_owned()]));
+    assert_eq!(names.chains, BTreeSet::from(["svc/line/web/tcp/80".to_owned()]));
     assert_eq!(names.sets, BTreeSet::from(["stays-00ff".to_owned()]));
 }
 

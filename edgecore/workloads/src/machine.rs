@@ -29,17 +29,19 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::facts::Facts;
-use self::report::{Known, Pressure};
+use self::report::Known;
 use self::standing::Standing;
 use self::usage::Meter;
 use crate::cluster::NODES;
 use crate::settings::Settings;
 
-pub(crate) use guard::{Eyes, Guard, Sight};
-pub(crate) use household::{Home, Household, Later, Resident, Room, VolumesUse};
+pub(crate) use guard::{Eyes, Guard};
+pub(crate) use household::{Home, Later, Resident, Room};
 pub use limits::{Eviction, Reserved};
 pub use report::{Condition, Report};
-pub(crate) use usage::{ContainerUse, Disk, Host, PodUse, Usage, Use};
+#[cfg(test)]
+pub(crate) use usage::Host;
+pub(crate) use usage::{ContainerUse, PodUse, Usage, Use};
 
 /// Between two looks at a runtime that is well; what happens to it meanwhile ends the connection.
 const CALM: Duration = Duration::from_secs(60);
@@ -337,20 +339,11 @@ fn outer_addresses(settings: &Settings) -> Vec<IpAddr> {
     addresses::read(|ip| inner.iter().any(|range| contains(range, ip)))
 }
 
-/// Whether an address is in a range such as `10.42.0.0/24`.
+/// Whether an address is in a range such as `10.42.0.0/24`; in what is no range, none is.
 fn contains(range: &str, ip: IpAddr) -> bool {
-    let Some((base, bits)) = range.split_once('/') else {
-        return false;
-    };
-    let (Ok(base), Ok(bits)) = (base.parse::<IpAddr>(), bits.parse::<u32>()) else {
-        return false;
-    };
-    let number = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => (32_u32, u128::from(ip.to_bits())),
-        IpAddr::V6(ip) => (128, ip.to_bits()),
-    };
-    let ((width, base), (other, ip)) = (number(base), number(ip));
-    width == other && (bits == 0 || (base ^ ip).checked_shr(width.saturating_sub(bits)).unwrap_or(0) == 0)
+    range
+        .parse::<crate::network::Cidr>()
+        .is_ok_and(|range| range.contains(ip))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Which images go when the disk fills: those that nobody used for longest, never one that somebody may need.
+//! Which images go when the disk fills: those that nobody used for longest, never one that a pod of this gateway names; one that only a template
+//! names goes last, and only when the machine runs short.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -43,11 +44,11 @@ pub(crate) struct Freed {
 
 impl Images {
     /// Looks at what is used, and removes unused images, longest unused first, until so many bytes are free. With 0 it only looks, which should
-    /// be done every few minutes so that it is known when an image was used last.
+    /// be done every few minutes so that it is known when an image was used last. `spare`: what templates name stays.
     ///
     /// # Errors
     /// When the runtime cannot be asked. An image that cannot be removed is passed over.
-    pub(crate) async fn collect_garbage(&self, target: u64) -> Result<Freed, CriError> {
+    pub(crate) async fn collect_garbage(&self, target: u64, spare: bool) -> Result<Freed, CriError> {
         let now = Instant::now();
         let all = self.runtime.list_images().await?;
         let mut used = BTreeSet::new();
@@ -80,6 +81,9 @@ impl Images {
                 let just_used = seen.used.is_some_and(|used| now < used + MIN_AGE);
                 if !image.pinned && !young && !just_used {
                     let needed = is(image, &wanted.by_templates);
+                    if needed && spare {
+                        continue;
+                    }
                     order.push((needed, seen.used, seen.first, image.id.clone(), image.size));
                 }
             }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use cri::fake::{Act, Code, Fake, Rule};
-use metastore::store::ObjectKey;
 use serde_json::{Value, json};
 
+use super::garbage::Freed;
 use super::*;
-use crate::cluster::{EVENTS, Key};
+use crate::cluster::EVENTS;
 use crate::pod::Pod;
 use crate::setup::testing;
 
@@ -145,7 +145,8 @@ async fn images_come_as_their_policy_says() {
 async fn a_failed_pull_waits_before_the_next_unless_the_image_comes_otherwise() {
     let stage = Stage::new().await;
     stage.fake.rule(Rule::every("pull_image", refusal("manifest unknown")));
-    let failed = ("ErrImagePull", "manifest unknown".to_owned(), Some(10));
+    // Asked again soon, it says how it waits.
+    let failed = ("ErrImagePull", "manifest unknown".to_owned(), Some(2));
     assert_eq!(stage.ensure("q.io/app", "IfNotPresent").await, Err(failed));
     stage
         .told("Failed", "Failed to pull image \"q.io/app\": manifest unknown")
@@ -160,12 +161,20 @@ async fn a_failed_pull_waits_before_the_next_unless_the_image_comes_otherwise() 
     assert_eq!(stage.pulls(), 1);
     // Another pod has its own patience.
     assert_eq!(
-        stage.ensure_for("v", "q.io/app", "Always").await.unwrap_err().2,
-        Some(10)
+        stage.ensure_for("v", "q.io/app", "Always").await.unwrap_err().0,
+        "ErrImagePull"
     );
     tokio::time::advance(Duration::from_secs(7)).await;
-    assert_eq!(stage.ensure("q.io/app", "IfNotPresent").await.unwrap_err().2, Some(20));
+    assert_eq!(
+        stage.ensure("q.io/app", "IfNotPresent").await.unwrap_err().0,
+        "ErrImagePull"
+    );
     assert_eq!(stage.pulls(), 3);
+    // The second wait is twice the first.
+    tokio::time::advance(Duration::from_secs(15)).await;
+    let waiting = stage.ensure("q.io/app", "IfNotPresent").await.unwrap_err();
+    assert_eq!((waiting.0, stage.pulls()), ("ImagePullBackOff", 3));
+    assert!(waiting.2.is_some_and(|after| after <= 5), "{waiting:?}");
 
     // Somebody imports it.
     stage.fake.image("q.io/app:latest");
@@ -280,16 +289,24 @@ async fn what_nobody_needs_goes_first_and_what_a_pod_needs_never() {
     };
     stage.fake.client().create_container(request).await.unwrap();
 
-    assert_eq!(stage.images.collect_garbage(0).await.unwrap(), Freed::default());
+    assert_eq!(stage.images.collect_garbage(0, true).await.unwrap(), Freed::default());
     // Used since, a while ago.
     stage.ensure("q.io/old:1", "Never").await.unwrap();
     tokio::time::advance(Duration::from_secs(60)).await;
     stage.fake.image("q.io/new:1");
     let mut gone = Vec::new();
     let mut before = stage.tags().await;
-    for seconds in [0, 0, 100, 0, 100, 0] {
+    for (seconds, spare) in [
+        (0, true),
+        (0, true),
+        (0, false),
+        (100, true),
+        (0, true),
+        (100, true),
+        (0, true),
+    ] {
         tokio::time::advance(Duration::from_secs(seconds)).await;
-        let freed = stage.images.collect_garbage(1).await.unwrap();
+        let freed = stage.images.collect_garbage(1, spare).await.unwrap();
         let after = stage.tags().await;
         let lost: Vec<_> = before.iter().filter(|t| !after.contains(t)).cloned().collect();
         assert_eq!(freed.images as usize, lost.len());
@@ -298,7 +315,7 @@ async fn what_nobody_needs_goes_first_and_what_a_pod_needs_never() {
     }
     assert_eq!(
         gone,
-        ["q.io/older:1", "q.io/of-cron:1", "q.io/old:1", "", "q.io/new:1", ""]
+        ["q.io/older:1", "", "q.io/of-cron:1", "q.io/old:1", "", "q.io/new:1", ""]
     );
     assert_eq!(before, ["docker.io/library/of-pod:latest", "q.io/running:1"]);
 }

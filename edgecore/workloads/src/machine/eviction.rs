@@ -57,7 +57,10 @@ impl Watch {
                 .map_or(0, |amount| amount.of(left.whole));
             Some(left.available < settings.scaled(threshold, left.whole).saturating_add(more))
         };
-        let crosses = |threshold: &Threshold| line(threshold, self.acting.contains(threshold)).unwrap_or(false);
+        let crosses = |threshold: &Threshold| {
+            let crosses = line(threshold, self.acting.contains(threshold));
+            crosses.unwrap_or_else(|| self.crossed.iter().any(|(t, _)| t == threshold))
+        };
         let crossed: Vec<(Threshold, Instant)> = thresholds
             .iter()
             .filter(|threshold| crosses(threshold))
@@ -83,8 +86,13 @@ impl Watch {
         self.crossed = crossed;
         Verdict {
             pressure: Pressure { memory, disk, pids },
-            // Signals are in their order of urgency, and hard thresholds come before soft ones.
-            short: self.acting.iter().min_by_key(|t| (t.signal, t.grace)).copied(),
+            // Signals are in their order of urgency, and hard thresholds come before soft ones. Nothing is done about what was not looked at.
+            short: self
+                .acting
+                .iter()
+                .filter(|t| left.iter().any(|left| left.signal == t.signal))
+                .min_by_key(|t| (t.signal, t.grace))
+                .copied(),
         }
     }
 }

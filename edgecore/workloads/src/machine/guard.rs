@@ -25,14 +25,16 @@ const PERIOD: Duration = Duration::from_secs(10);
 const SCARCE: Duration = Duration::from_secs(2);
 /// Scarce is less than this many times the threshold.
 const SCARCE_TIMES: u64 = 3;
-/// Between two looks at the disks, which fill more slowly and cost more to ask.
-const DISKS: Duration = Duration::from_secs(30);
+/// Between two looks at the disks, which fill more slowly.
+const DISKS: Duration = Duration::from_secs(10);
 /// Between two looks at what pods with a limit have on the disk: their files are counted.
 const FILES: Duration = Duration::from_secs(60);
 /// Between two collections of images.
 const IMAGES: Duration = Duration::from_secs(300);
 /// What an evicted pod held may take so long to come back; meanwhile no other goes.
 const CLEAN_UP: Duration = Duration::from_secs(30);
+/// How long the files of a pod may take to go once nothing of it runs.
+const FILES_GO: Duration = Duration::from_secs(4);
 /// Of hard evictions, seconds: time is what there is none of.
 const HARD_GRACE: i64 = 1;
 /// Memory that only such pods are kept out for.
@@ -84,8 +86,31 @@ pub(crate) struct Guard<S> {
     images: Option<PathBuf>,
     disks: [Option<Disk>; 2],
     due: Due,
-    /// Who was told to go, and until when that is waited for.
-    leaving: Option<(String, Instant)>,
+    leaving: Option<Leaving>,
+}
+
+/// Who was told to go.
+#[derive(Debug)]
+struct Leaving {
+    uid: String,
+    /// Waited for no longer.
+    until: Instant,
+    /// It went for the disk, which is free only when its files are gone.
+    disk: bool,
+    /// When nothing of it ran any more.
+    ended: Option<Instant>,
+}
+
+impl Leaving {
+    /// Whether what it holds may still come back.
+    fn holds(&mut self, residents: &[Resident], now: Instant) -> bool {
+        let runs = |r: &Resident| r.uid == self.uid && r.containers.iter().any(|c| c.runs);
+        if residents.iter().any(runs) {
+            return now < self.until;
+        }
+        let ended = *self.ended.get_or_insert(now);
+        self.disk && now < (ended + FILES_GO).min(self.until)
+    }
 }
 
 /// When to look at what is not looked at each time.
@@ -178,20 +203,15 @@ impl<S: Sight> Guard<S> {
 
         let residents = self.house.residents();
         self.turn_logs(&residents).await;
-        if !residents.is_empty() || verdict.short.is_some() {
-            let evicting = self
-                .leaving
-                .as_ref()
-                .is_some_and(|(uid, until)| now < *until && residents.iter().any(|r| r.uid == *uid));
-            if !evicting {
-                self.leaving = None;
-                if now >= self.due.files {
-                    self.due.files = now + FILES;
-                    self.hold_to_limits(&residents).await;
-                }
-                if let Some(threshold) = verdict.short {
-                    self.win_back(&threshold, &left, &residents).await;
-                }
+        let leaving = self.leaving.as_mut().is_some_and(|l| l.holds(&residents, now));
+        if !leaving && (!residents.is_empty() || verdict.short.is_some()) {
+            self.leaving = None;
+            if now >= self.due.files {
+                self.due.files = now + FILES;
+                self.hold_to_limits(&residents).await;
+            }
+            if let Some(threshold) = verdict.short {
+                self.win_back(&threshold, &left, &residents).await;
             }
         }
         if now >= self.due.images {
@@ -199,7 +219,8 @@ impl<S: Sight> Guard<S> {
             self.collect_images().await;
         }
         let threshold = settings.eviction.least(Signal::Memory, host.memory);
-        if host.memory_available < threshold.saturating_mul(SCARCE_TIMES) {
+        let acts = self.leaving.is_some() || verdict.short.is_some();
+        if acts || host.memory_available < threshold.saturating_mul(SCARCE_TIMES) {
             SCARCE
         } else {
             PERIOD
@@ -258,14 +279,17 @@ impl<S: Sight> Guard<S> {
 
         let images = matches!(threshold.signal, Signal::ImageFs | Signal::ImageFsInodes);
         let disk = images || matches!(threshold.signal, Signal::NodeFs | Signal::NodeFsInodes);
-        if images || (disk && self.one_disk()) {
+        if disk {
             let more = threshold.reclaim.map_or(0, |amount| amount.of(seen.whole));
             let missing = match threshold.signal {
                 // How many inodes an image has nobody knows.
                 Signal::ImageFsInodes | Signal::NodeFsInodes => u64::MAX,
                 _ => least.saturating_add(more).saturating_sub(seen.available),
             };
-            self.house.collect_images(missing).await;
+            if images || self.one_disk() {
+                self.house.collect_images(missing, false).await;
+            }
+            // What was seen may be half a minute old, and who went last gave its room back meanwhile.
             self.see_disks().await;
             let after = left_on(&self.disks)
                 .into_iter()
@@ -287,7 +311,7 @@ impl<S: Sight> Guard<S> {
             own.map_or(most, |own| own.min(most))
         });
         let message = evicted(first, &shortage);
-        self.evict(&first.pod, &message, grace);
+        self.evict(&first.pod, &message, grace, disk);
     }
 
     /// Has pods go that have more on the disk than they may.
@@ -306,7 +330,7 @@ impl<S: Sight> Guard<S> {
         let one_disk = self.one_disk();
         for candidate in &candidates {
             if let Some(message) = over_limit(candidate, one_disk).filter(|_| !is_critical(&candidate.pod)) {
-                self.evict(&candidate.pod, &message, HARD_GRACE);
+                self.evict(&candidate.pod, &message, HARD_GRACE, true);
             }
         }
     }
@@ -352,7 +376,7 @@ impl<S: Sight> Guard<S> {
         }
     }
 
-    fn evict(&mut self, pod: &Pod, message: &str, grace: i64) {
+    fn evict(&mut self, pod: &Pod, message: &str, grace: i64, disk: bool) {
         let meta = &pod.metadata;
         let about = json!({
             "apiVersion": "v1", "kind": "Pod",
@@ -361,7 +385,12 @@ impl<S: Sight> Guard<S> {
         self.events.tell(&about, Tone::Warning, "Evicted", message);
         tracing::warn!(pod = %pod.key(), message, "A pod is evicted.");
         if self.house.evict(pod.uid(), "Evicted", message, Some(grace)) {
-            self.leaving = Some((pod.uid().to_owned(), Instant::now() + CLEAN_UP));
+            self.leaving = Some(Leaving {
+                uid: pod.uid().to_owned(),
+                until: Instant::now() + CLEAN_UP,
+                disk,
+                ended: None,
+            });
         }
     }
 
@@ -376,7 +405,7 @@ impl<S: Sight> Guard<S> {
             }
             _ => 0,
         };
-        let freed = self.house.collect_images(target).await;
+        let freed = self.house.collect_images(target, true).await;
         if freed < target {
             self.events.tell(
                 &self.node(),

@@ -49,8 +49,9 @@ pub(crate) trait Household: Send + Sync + 'static {
     /// What a pod's volumes take on the disk. None when that cannot be told.
     fn volumes<'a>(&'a self, pod: &'a Arc<Pod>) -> Later<'a, Option<VolumesUse>>;
 
-    /// Removes images that no container uses, the longest unused first, until so many bytes are free; how many there were.
-    fn collect_images(&self, bytes: u64) -> Later<'_, u64>;
+    /// Removes images that no container uses, the longest unused first, until so many bytes are free; how many there were. `spare`: those
+    /// that templates name stay.
+    fn collect_images(&self, bytes: u64, spare: bool) -> Later<'_, u64>;
 }
 
 /// The house as it stands.
@@ -95,9 +96,9 @@ impl Household for Home {
         })
     }
 
-    fn collect_images(&self, bytes: u64) -> Later<'_, u64> {
+    fn collect_images(&self, bytes: u64, spare: bool) -> Later<'_, u64> {
         Box::pin(async move {
-            let collected = self.images.collect_garbage(bytes).await;
+            let collected = self.images.collect_garbage(bytes, spare).await;
             collected.map_or_else(
                 |e| {
                     tracing::debug!(error = %e, "Images cannot be collected.");

@@ -5,7 +5,7 @@ mod cgroup;
 mod host;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(crate) use host::{Disk, Host};
 const SHORTEST: Duration = Duration::from_secs(1);
 /// A sample that is older is no begin of a rate any more: it would say what was, not what is.
 const LONGEST: Duration = Duration::from_secs(120);
-/// Who asks again within this time gets the same answer.
+/// Samples are kept at least so far apart.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// What a group of processes uses.

@@ -39,7 +39,7 @@ pub(super) fn requested(pod: &Pod, resource: &str) -> u64 {
     of_pod(pod, resource, false).unwrap_or(0)
 }
 
-/// The sum over a pod of requests or limits; `None` where a limit is not set for all.
+/// The sum over a pod of requests or limits; `None` where none is set.
 fn of_pod(pod: &Pod, resource: &str, limits: bool) -> Option<u64> {
     let units = |amounts: &BTreeMap<String, Value>| {
         let nanos = amounts.get(resource).and_then(quantity_nanos)?;

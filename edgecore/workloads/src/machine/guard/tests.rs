@@ -6,8 +6,9 @@ use metastore::store::{Store, StoreOptions};
 
 use super::*;
 use crate::cluster::EVENTS;
+use crate::machine::MachineOptions;
 use crate::machine::household::{Later, Room, VolumesUse};
-use crate::machine::{MachineOptions, Pressure};
+use crate::machine::report::Pressure;
 use crate::settings::Settings;
 
 const NODE: &str = "press-01";
@@ -65,7 +66,7 @@ impl Household for House {
         })
     }
 
-    fn collect_images(&self, bytes: u64) -> Later<'_, u64> {
+    fn collect_images(&self, bytes: u64, _: bool) -> Later<'_, u64> {
         self.asked.lock().unwrap().push(bytes);
         let freed = self.freed.lock().unwrap().as_ref().map_or(0, |(script, freed)| {
             for disk in script.0.lock().unwrap().1.iter_mut().flatten() {
@@ -216,7 +217,21 @@ async fn the_least_important_pod_goes_when_memory_runs_short_and_one_at_a_time()
 
     bench.guard.look().await;
     assert!(bench.evicted().is_empty(), "it is still being cleaned up");
-    bench.house.residents.lock().unwrap().retain(|r| r.uid != plain);
+    // Its sandbox stays as a record; what ran in it has ended.
+    let ended = |residents: &mut Vec<Resident>| {
+        let its = residents.iter_mut().filter(|r| r.uid == plain);
+        its.flat_map(|r| &mut r.containers).for_each(|c| c.runs = false);
+    };
+    ended(&mut bench.house.residents.lock().unwrap());
+    bench
+        .guard
+        .cluster
+        .modify_status(PODS, &Key::new("default", "plain"), |p| {
+            p["status"]["phase"] = "Failed".into();
+            Ok(())
+        })
+        .await
+        .unwrap();
     bench.guard.look().await;
     assert_eq!(bench.evicted()[0].0, important);
     bench.house.residents.lock().unwrap().retain(|r| r.uid == system);

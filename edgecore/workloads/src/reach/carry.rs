@@ -53,7 +53,7 @@ pub(super) async fn plain(client: impl Io, runtime: impl Io) -> io::Result<()> {
         to_runtime.shutdown().await?;
         copied
     };
-    both(out, into).await?;
+    both(out, into, None).await?;
     drain(&mut from_client).await;
     Ok(())
 }
@@ -90,7 +90,7 @@ pub(super) async fn tunnel(client: impl Io, runtime: impl Io) -> io::Result<()> 
         }
         to_runtime.shutdown().await
     };
-    both(out, into).await?;
+    both(out, into, Some(LINGER)).await?;
     drain(&mut from_client).await;
     Ok(())
 }
@@ -113,7 +113,7 @@ pub(super) async fn channels(client: impl Io, runtime: impl Io, streams: Streams
     let (spdy_pongs, spdy_asked) = mpsc::channel(PONGS);
     let out = to_channels(&mut from_runtime, &mut to_client, numbers, asked, spdy_pongs);
     let into = to_streams(&mut from_client, &mut to_runtime, numbers, pongs, spdy_asked);
-    both(out, into).await?;
+    both(out, into, Some(LINGER)).await?;
     drain(&mut from_client).await;
     Ok(())
 }
@@ -337,18 +337,22 @@ async fn goodbye(to_client: &mut WriteHalf<impl Io>) -> io::Result<()> {
     to_client.shutdown().await
 }
 
-/// Runs both directions until the runtime's is over. The client's may end before, and must not end the other by that.
+/// Runs both directions until the runtime's is over. The client's may end before, and must not end the other by that; where it can hear nothing
+/// more, the other ends `after` that.
 async fn both<T>(
     out: impl Future<Output = io::Result<()>>,
     into: impl Future<Output = io::Result<T>>,
+    after: Option<Duration>,
 ) -> io::Result<()> {
     let (mut out, mut into) = (std::pin::pin!(out), std::pin::pin!(into));
     tokio::select! {
         biased;
         ended = &mut out => return ended,
-        over = &mut into => if let Err(e) = over {
+        over = &mut into => match (over, after) {
             // A client that broke off, or a runtime that takes nothing more: what it still says is sent, if anybody hears it.
-            return timeout(LINGER, out).await.unwrap_or(Err(e));
+            (Err(e), _) => return timeout(LINGER, out).await.unwrap_or(Err(e)),
+            (Ok(_), Some(after)) => return timeout(after, out).await.unwrap_or(Ok(())),
+            (Ok(_), None) => {}
         }
     }
     out.await

@@ -1,6 +1,7 @@
 //! `pods/proxy` and `services/proxy`: a request goes on to a program's own address, and its answer comes back, upgraded connections too.
 //!
-//! Where to is said by the object alone; an address that is not one of the pod network or the machine's own is refused. The caller's credentials stay here.
+//! Where to is said by the object alone; addresses that lead to this machine alone, to
+//! neighbours or to many are refused. The caller's credentials stay here.
 
 use std::net::IpAddr;
 
@@ -246,6 +247,8 @@ fn service(store: &Store, to: &Connect) -> Result<(IpAddr, u16), Status> {
 /// An address that a program of its own can have.
 fn allowed(ip: &Value) -> Result<IpAddr, Status> {
     let ip: Option<IpAddr> = ip.as_str().and_then(|ip| ip.parse().ok());
+    // An IPv4 address in the clothes of IPv6 is connected to as what it is.
+    let ip = ip.map(|ip| ip.to_canonical());
     let good = |ip: &IpAddr| match ip {
         IpAddr::V4(ip) => !ip.is_link_local() && !ip.is_broadcast(),
         IpAddr::V6(ip) => !ip.is_unicast_link_local(),
@@ -307,6 +310,8 @@ mod tests {
         for bad in [
             "127.0.0.1",
             "169.254.169.254",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
             "0.0.0.0",
             "255.255.255.255",
             "224.0.0.1",

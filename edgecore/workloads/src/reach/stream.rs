@@ -4,6 +4,7 @@
 //! SPDY: `v5.channel.k8s.io` and `SPDY/3.1+portforward.k8s.io`. Only what the runtime named is connected to, and nothing of the client's
 //! credentials gets there.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use metastore::api::{ApiBody, Connect, Query, Status};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::carry::{self, Streams};
@@ -36,6 +37,10 @@ const TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 /// How long a client's connection may take to change once it was told to.
 const CHANGE: Duration = Duration::from_secs(10);
+/// How long a command may wait for its turn to be started.
+const TURN: Duration = Duration::from_secs(60);
+/// After which time a command counts as started, since the runtime does not say when it is.
+const STARTED: Duration = Duration::from_millis(400);
 /// Most words of a command, and ports.
 const MAX_WORDS: usize = 4096;
 
@@ -46,12 +51,21 @@ enum Carried {
     Channels(Streams),
 }
 
-/// Answers a request for a program's streams.
+/// Waits until one more command may be started.
+pub(super) async fn turn(starts: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Status> {
+    match timeout(TURN, Arc::clone(starts).acquire_owned()).await {
+        Ok(Ok(turn)) => Ok(turn),
+        _ => Err(Status::too_many_requests(super::COME_BACK)),
+    }
+}
+
+/// Answers a request for a program's streams. `turn`: of a command, held until it is started.
 pub(super) async fn answer(
     runtime: &Runtime,
     running: Running,
     to: Connect,
     place: OwnedSemaphorePermit,
+    turn: Option<OwnedSemaphorePermit>,
 ) -> Result<Response<ApiBody>, Status> {
     let streams = streams(&to.query);
     let url = url(runtime, &running, &to, streams).await?;
@@ -88,7 +102,16 @@ pub(super) async fn answer(
     // Ends with either side.
     tokio::spawn(async move {
         let _place = place;
-        if let Err(e) = join(from_client, from_runtime, carried).await {
+        let mut joined = std::pin::pin!(join(from_client, from_runtime, carried));
+        let ended = tokio::select! {
+            biased;
+            ended = &mut joined => ended,
+            () = tokio::time::sleep(STARTED) => {
+                drop(turn);
+                joined.await
+            }
+        };
+        if let Err(e) = ended {
             tracing::debug!(error = %e, "The streams of a program broke off.");
         }
     });

@@ -33,7 +33,7 @@ impl<'a> Head<'a> {
         let mut spaces = raw.iter().enumerate().filter(|(_, b)| **b == b' ').map(|(at, _)| at);
         let (first, second, third) = (spaces.next()?, spaces.next()?, spaces.next()?);
         let time = std::str::from_utf8(&raw[..first]).ok()?;
-        if time.len() < 20 || time.as_bytes()[4] != b'-' || time.as_bytes()[10] != b'T' {
+        if time.len() < 20 || !time.is_ascii() || time.as_bytes()[4] != b'-' || time.as_bytes()[10] != b'T' {
             return None;
         }
         let stream = match &raw[first + 1..second] {
@@ -231,6 +231,7 @@ mod tests {
     const LOG: &[u8] = b"2026-11-21T03:11:10.5Z stdout F one\n\
         2026-11-21T03:11:11.123456789+01:00 stderr F oops\n\
         no line at all\n\
+        2026-11-21T03:11:1\xc3\xa9 stdout F damaged\n\
         2026-11-21T03:11:12Z stdout P two \n\
         2026-11-21T03:11:12Z stdout F parts\n\
         2026-11-21T03:11:13Z stdout F \n\

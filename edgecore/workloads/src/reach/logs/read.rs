@@ -71,13 +71,15 @@ impl Reader {
                 self.shaper.push(&piece[..read], out);
                 return Ok(if self.shaper.is_full() { Read::Full } else { Read::More });
             }
-            if self.files.len() == 1 && !self.was_rotated()? {
-                return Ok(Read::End);
+            if self.files.len() == 1 {
+                if !self.was_rotated()? {
+                    return Ok(Read::End);
+                }
+                // Once more the old one: it was written to until the new one was there.
+                continue;
             }
-            if self.files.len() > 1 {
-                self.shaper.finish(out);
-                self.files.pop_front();
-            }
+            self.shaper.finish(out);
+            self.files.pop_front();
         }
         Ok(Read::End)
     }
@@ -87,8 +89,7 @@ impl Reader {
         self.shaper.finish(out);
     }
 
-    /// Whether another file has taken the place of the last one; it is opened then. The last one has to be read to its end once more, since
-    /// the runtime wrote to it until it was told.
+    /// Whether another file has taken the place of the last one; it is opened then.
     fn was_rotated(&mut self) -> io::Result<bool> {
         let Some(last) = self.files.back() else {
             return Ok(false);

@@ -32,12 +32,12 @@ use std::sync::Arc;
 
 use crate::cluster::Cluster;
 use crate::events::Recorder;
-use crate::settings::Settings;
 
 pub(crate) use run::{Change, Controller, Reconciled, run};
+pub(crate) use scheduler::turns_away;
 
 /// All controllers of a gateway of this name, to be [`run()`].
-pub(crate) fn all(cluster: Cluster, events: Recorder, node: &str, _settings: &Settings) -> Vec<Arc<dyn Controller>> {
+pub(crate) fn all(cluster: Cluster, events: Recorder, node: &str) -> Vec<Arc<dyn Controller>> {
     // Each writes and tells in its own name.
     let own = |name: &str| (Cluster::new(cluster.api().clone(), name), events.of(name));
     let make = |name: &str, controller: fn(Cluster, Recorder) -> Arc<dyn Controller>| {
@@ -46,7 +46,7 @@ pub(crate) fn all(cluster: Cluster, events: Recorder, node: &str, _settings: &Se
     };
     let (counting, counted) = own("controllermanager");
     let (slicing, _) = own("endpointslice-controller");
-    let (scheduling, placed) = own("default-scheduler");
+    let (scheduling, placed) = own(scheduler::NAME);
     let (working, worked) = own("job-controller");
     let (timing, timed) = own("cronjob-controller");
     vec![
@@ -59,7 +59,7 @@ pub(crate) fn all(cluster: Cluster, events: Recorder, node: &str, _settings: &Se
         cron_job::cron_job(timing, timed, look::wall_clock()),
         job::job(working, worked, look::wall_clock()),
         pod_gc::pod_gc(own("pod-garbage-collector").0, node),
-        scheduler::scheduler(scheduling, &placed, node),
+        scheduler::scheduler(scheduling, placed, node),
         ttl::ttl_after_finished(own("ttl-after-finished-controller").0, look::wall_clock()),
     ]
 }

@@ -2,6 +2,7 @@
 //!
 //! What cannot be written because too much is told at once is dropped: an Event informs, it is no record.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ struct Told {
     /// `involvedObject`.
     about: Value,
     tone: Tone,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
     at: u64,
 }
@@ -86,7 +87,13 @@ impl Recorder {
     }
 
     /// Tells what happened to an object.
-    pub(crate) fn tell(&self, object: &Value, tone: Tone, reason: &'static str, message: impl Into<String>) {
+    pub(crate) fn tell(
+        &self,
+        object: &Value,
+        tone: Tone,
+        reason: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) {
         self.tell_field(object, "", tone, reason, message);
     }
 
@@ -96,7 +103,7 @@ impl Recorder {
         object: &Value,
         field: &str,
         tone: Tone,
-        reason: &'static str,
+        reason: impl Into<Cow<'static, str>>,
         message: impl Into<String>,
     ) {
         let mut message: String = message.into();
@@ -121,12 +128,12 @@ impl Recorder {
         let told = Told {
             about,
             tone,
-            reason,
+            reason: reason.into(),
             message,
             at: daemon::clock::wall_ms(),
         };
         if self.told.try_send((Arc::clone(&self.component), told)).is_err() {
-            tracing::debug!(reason, "An Event was dropped: too many wait.");
+            tracing::debug!("An Event was dropped: too many wait.");
         }
     }
 }
@@ -158,7 +165,7 @@ async fn write_all(cluster: Cluster, node: Arc<str>, mut waiting: mpsc::Receiver
             told = waiting.recv() => {
                 let Some((component, told)) = told else { return };
                 if let Err(e) = write(&cluster, &node, &component, &told).await {
-                    tracing::debug!(error = %e, reason = told.reason, "An Event cannot be written.");
+                    tracing::debug!(error = %e, reason = %told.reason, "An Event cannot be written.");
                 }
             }
             _ = sweep.tick() => {
@@ -219,7 +226,7 @@ async fn write(cluster: &Cluster, node: &str, component: &str, told: &Told) -> R
         text(&about["uid"]),
         text(&about["fieldPath"]),
         tone.to_owned(),
-        told.reason.to_owned(),
+        told.reason.clone().into_owned(),
         component.to_owned(),
         told.message.clone(),
     ];
@@ -241,7 +248,7 @@ async fn write(cluster: &Cluster, node: &str, component: &str, told: &Told) -> R
         "metadata": {"name": name, "namespace": namespace},
         "involvedObject": about,
         "type": tone,
-        "reason": told.reason,
+        "reason": &*told.reason,
         "message": told.message,
         "source": {"component": component, "host": node},
         "reportingComponent": component,

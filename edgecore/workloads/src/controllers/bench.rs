@@ -26,7 +26,7 @@ impl Bench {
     pub(super) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(StoreOptions::new(folder.path().join("api.db"))).unwrap();
-        let api = ApiServer::builder(store).build().await.unwrap();
+        let api = ApiServer::builder(store).runs_pods(true).build().await.unwrap();
         let (events, told) = Recorder::kept();
         let bench = Self {
             cluster: Cluster::new(api, "bench"),

@@ -19,14 +19,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use metastore::api::{DeleteOptions, Status};
+use metastore::api::Status;
 use serde_json::{Value, json};
 
 use super::look::{
     WallClock, controller_of, is_controlled_by, is_ready, is_terminating, job_end, label, labels, list, name,
-    namespace, owner_reference, selects, text, uid, whole,
+    namespace, owner_reference, selects, text, uid,
 };
-use super::shared::{create_pod, pod_of};
+use super::shared::{create_pod, delete_pod, pod_of};
 use super::{Change, Controller, Reconciled};
 use crate::cluster::{Cluster, JOBS, Key, Kind, PODS};
 use crate::events::{Recorder, Tone};
@@ -36,6 +36,8 @@ use tally::{Ending, Tally};
 
 /// Who manages a Job that names nobody.
 const MANAGER: &str = "kubernetes.io/job-controller";
+/// Pods that are made at a time.
+const MOST_MADE: usize = 16;
 /// Longest name that is generated, without what is added to it.
 const MOST_NAME: usize = 58;
 
@@ -120,7 +122,7 @@ impl JobController {
             work.tally.start_time = Some(work.stamp.clone());
         }
         let picture = Picture::new(&job, &pods, &work.tally, now);
-        let again = work.go(&picture, now).await?;
+        let again = work.go(&picture).await?;
         Ok(again.map(|s| Duration::from_secs(u64::try_from(s).unwrap_or(0).max(1))))
     }
 
@@ -136,25 +138,8 @@ impl JobController {
             };
             theirs && is_held(pod)
         });
-        let released = join_all(left.map(|pod| self.release(pod))).await;
+        let released = join_all(left.map(|pod| release(&self.cluster, pod))).await;
         released.into_iter().collect()
-    }
-
-    /// Takes the finalizer off a pod; no matter when it is gone.
-    async fn release(&self, pod: &Value) -> Result<(), Status> {
-        let key = Key::of(pod);
-        let released = self.cluster.modify(PODS, &key, |now| {
-            if uid(now) == uid(pod)
-                && let Some(all) = now["metadata"]["finalizers"].as_array_mut()
-            {
-                all.retain(|f| f != FINALIZER);
-            }
-            Ok(())
-        });
-        match released.await {
-            Err(e) if e.code != 404 => Err(e),
-            _ => Ok(()),
-        }
     }
 
     /// The pods of a Job: those that it controls and selects. Those that it selects and nobody controls it takes, those that it no longer selects
@@ -202,6 +187,23 @@ impl JobController {
     }
 }
 
+/// Takes the finalizer off a pod; no matter when it is gone.
+pub(super) async fn release(cluster: &Cluster, pod: &Value) -> Result<(), Status> {
+    let key = Key::of(pod);
+    let released = cluster.modify(PODS, &key, |now| {
+        if uid(now) == uid(pod)
+            && let Some(all) = now["metadata"]["finalizers"].as_array_mut()
+        {
+            all.retain(|f| f != FINALIZER);
+        }
+        Ok(())
+    });
+    match released.await {
+        Err(e) if e.code != 404 => Err(e),
+        _ => Ok(()),
+    }
+}
+
 /// One look at one Job.
 struct Work<'w> {
     by: &'w JobController,
@@ -216,23 +218,25 @@ struct Work<'w> {
 
 impl Work<'_> {
     /// Does what is to be done. In how many seconds to look again.
-    async fn go(&mut self, picture: &Picture<'_>, now: i64) -> Result<Option<i64>, Status> {
+    async fn go(&mut self, picture: &Picture<'_>) -> Result<Option<i64>, Status> {
         let before = self.tally.clone();
         self.tally.active = count(picture.active().count());
         self.tally.ready = count(picture.active().filter(|p| is_ready(p)).count());
         self.tally.terminating = picture.terminating();
         let mut again = None;
+        // A pod that cannot be made or taken away keeps nobody from counting the others, nor the deadline from its time.
+        let mut went = Ok(());
         let mut ending = picture.judge(&self.tally);
         if ending.is_some() {
             let active: Vec<&Value> = picture.active().collect();
-            self.remove(&active, false).await?;
+            went = self.remove(&active, false).await;
         } else {
             again = picture.deadline_left(&self.tally);
             if !is_terminating(self.job) {
                 match picture.step() {
                     Step::Nothing => {}
-                    Step::Remove(pods) => self.remove(&pods, true).await?,
-                    Step::Create(indexes) => self.create(picture, &indexes).await?,
+                    Step::Remove(pods) => went = self.remove(&pods, true).await,
+                    Step::Create(indexes) => went = self.create(picture, &indexes).await,
                     Step::Wait(left) => again = Some(again.map_or(left, |a| a.min(left))),
                 }
             }
@@ -240,7 +244,7 @@ impl Work<'_> {
                 let message = "Reached expected number of succeeded pods";
                 ending = Some(Ending::new("SuccessCriteriaMet", "CompletionsReached", message));
             } else if !is_terminating(self.job) {
-                self.say_suspended(picture, now);
+                self.say_suspended(picture);
             }
         }
         let flush = self.tally.active != before.active
@@ -250,10 +254,10 @@ impl Work<'_> {
             || self.last.get("ready").is_none()
             || (self.tally.start_time != before.start_time);
         self.count(picture, ending, flush).await?;
-        Ok(again)
+        went.map(|()| again)
     }
 
-    fn say_suspended(&mut self, picture: &Picture<'_>, _now: i64) {
+    fn say_suspended(&mut self, picture: &Picture<'_>) {
         let events = &self.by.events;
         if picture.is_suspended() {
             if self
@@ -277,37 +281,24 @@ impl Work<'_> {
         let job = self.job;
         let removed = join_all(pods.iter().map(|pod| async move {
             if uncounted {
-                by.release(pod).await?;
+                release(&by.cluster, pod).await?;
             }
-            let options = DeleteOptions {
-                uid: Some(uid(pod).to_owned()),
-                ..DeleteOptions::default()
-            };
-            match by.cluster.delete(PODS, &Key::of(pod), &options).await {
-                Ok(there) => {
-                    if there {
-                        let message = format!("Deleted pod: {}", name(pod));
-                        by.events.tell(job, Tone::Normal, "SuccessfulDelete", message);
-                    }
-                    Ok(())
-                }
-                Err(e) => {
-                    by.events
-                        .tell(job, Tone::Warning, "FailedDelete", format!("Error deleting: {e}"));
-                    Err(e)
-                }
-            }
+            delete_pod(&by.cluster, &by.events, job, pod).await
         }));
+        let mut failure = Ok(());
         for (pod, removed) in pods.iter().zip(removed.await) {
-            removed?;
+            if let Err(e) = removed {
+                failure = Err(e);
+                continue;
+            }
             self.tally.active -= 1;
             self.tally.ready -= i64::from(is_ready(pod));
             self.tally.terminating += 1;
         }
-        Ok(())
+        failure
     }
 
-    /// Makes pods: one, then twice as many each time.
+    /// Makes pods: one, then twice as many each time, until one cannot be made.
     async fn create(&mut self, picture: &Picture<'_>, indexes: &[Option<i64>]) -> Result<(), Status> {
         let (mut left, mut batch) = (indexes, 1);
         while !left.is_empty() {
@@ -316,11 +307,15 @@ impl Work<'_> {
                 let pod = pod(self.job, *index, picture);
                 create_pod(&self.by.cluster, &self.by.events, self.job, pod)
             });
+            let mut failure = Ok(());
             for made in join_all(made).await {
-                made?;
-                self.tally.active += 1;
+                match made {
+                    Ok(_) => self.tally.active += 1,
+                    Err(e) => failure = Err(e),
+                }
             }
-            (left, batch) = (later, batch * 2);
+            failure?;
+            (left, batch) = (later, (batch * 2).min(MOST_MADE));
         }
         Ok(())
     }
@@ -403,7 +398,7 @@ impl Work<'_> {
         if flush {
             self.write().await?;
         }
-        let released = join_all(going.iter().map(|pod| self.by.release(pod))).await;
+        let released = join_all(going.iter().map(|pod| release(&self.by.cluster, pod))).await;
         let mut failure = None;
         for (pod, released) in going.iter().zip(released) {
             match released {

@@ -1,4 +1,4 @@
-//! Reaching into objects: what is absent reads as empty, nought or no. Never writes.
+//! Reaching into objects: what is absent reads as empty, nought or no. Never writes to the store.
 
 use std::sync::Arc;
 
@@ -6,8 +6,6 @@ pub(super) use super::shared::{is_controlled_by, is_ready, owner_reference};
 use jiff::Timestamp;
 use metastore::api::selector_selects;
 use serde_json::{Map, Value, json};
-
-use crate::cluster::Kind;
 
 /// Milliseconds since 1970 by the wall clock, which may jump. Given, so that a night can pass in a test.
 pub(crate) type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;

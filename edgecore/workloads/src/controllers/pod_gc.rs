@@ -9,7 +9,7 @@ use metastore::api::{DeleteOptions, Status};
 use serde_json::{Value, json};
 
 use super::endpoints::ENDPOINTS_MANAGED_BY;
-use super::job::{FINALIZER, is_held};
+use super::job::{self, is_held};
 use super::look::{controller_of, is_finished, is_terminating, label, name, namespace, set_condition, text, uid};
 use super::{Change, Controller, Reconciled};
 use crate::cluster::{Cluster, ENDPOINTS, JOBS, Key, Kind, NODES, PODS, SERVICES};
@@ -145,19 +145,7 @@ impl PodGc {
                 return Ok(());
             }
         }
-        let key = Key::of(pod);
-        let released = self.cluster.modify(PODS, &key, |now| {
-            if uid(now) == uid(pod)
-                && let Some(all) = now["metadata"]["finalizers"].as_array_mut()
-            {
-                all.retain(|f| f != FINALIZER);
-            }
-            Ok(())
-        });
-        match released.await {
-            Err(e) if e.code != 404 => Err(e),
-            _ => Ok(()),
-        }
+        job::release(&self.cluster, pod).await
     }
 
     async fn sweep_endpoints(&self) -> Result<(), Status> {
@@ -220,7 +208,7 @@ mod tests {
         bench.node("press-01", "4", "1Gi").await;
         let all = [pod_gc(bench.cluster.clone(), "press-01")];
         let held = |name: &str, owners: Value| {
-            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "finalizers": [FINALIZER], "ownerReferences": owners},
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "finalizers": [job::FINALIZER], "ownerReferences": owners},
                 "spec": {"containers": [{"name": "main", "image": "i"}]}})
         };
         let job = bench

@@ -44,7 +44,7 @@ pub(crate) type Reconciled = Result<Option<Duration>, Status>;
 
 /// Brings the world towards what one kind of object asks for.
 pub(crate) trait Controller: Send + Sync + 'static {
-    /// As it is called in logs and as the author of its writes.
+    /// As it is called in logs.
     fn name(&self) -> &'static str;
 
     /// The kind whose keys it looks at. All of them are looked at when it starts.

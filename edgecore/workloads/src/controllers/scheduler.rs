@@ -30,15 +30,29 @@ pub(super) use room::tolerates;
 use room::{Guest, Room, World};
 
 /// Who a pod names that names nobody.
-const NAME: &str = "default-scheduler";
+pub(super) const NAME: &str = "default-scheduler";
 
 /// Puts pods on the node of this name.
-pub(crate) fn scheduler(cluster: Cluster, events: &Recorder, node: &str) -> Arc<dyn Controller> {
+pub(crate) fn scheduler(cluster: Cluster, events: Recorder, node: &str) -> Arc<dyn Controller> {
     Arc::new(Scheduler {
         cluster,
-        events: events.of(NAME),
+        events,
         node: Key::new("", node),
     })
+}
+
+/// Why the node does not take a pod that somebody put on it by name, past this scheduler: reason and message of its status. `None`: it takes
+/// it, or is not known well enough yet.
+pub(crate) fn turns_away(cluster: &Cluster, node: &str, pod: &str) -> Option<(String, String)> {
+    let pods = cluster.list(PODS, None).ok()?;
+    let node = cluster.get(NODES, &Key::new("", node)).ok().flatten()?;
+    let new = pods.iter().find(|p| uid(p) == pod)?;
+    // Those that have begun: of several that come at once, the first is taken.
+    let begun = |p: &&Value| {
+        text(p, "/spec/nodeName") == name(&node) && !is_finished(p) && !text(p, "/status/startTime").is_empty()
+    };
+    let others = pods.iter().filter(begun).filter(|p| uid(p) != pod);
+    Room::new(&node, others.map(Guest::new).collect()).turns_away(&Guest::new(new))
 }
 
 struct Scheduler {
@@ -240,7 +254,10 @@ impl Scheduler {
         });
         let key = Key::of(victim);
         let said = self.cluster.modify_status(PODS, &key, |pod| {
-            set_condition(pod, &condition);
+            // Another pod may have its name by now.
+            if uid(pod) == uid(victim) {
+                set_condition(pod, &condition);
+            }
             Ok(())
         });
         match said.await {

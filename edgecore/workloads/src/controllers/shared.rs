@@ -17,7 +17,7 @@ pub(super) use super::look::{
 };
 use crate::cluster::{Cluster, Key, Kind};
 
-pub(crate) use own::{claim, create_pod, create_pods, delete_pods, pod_of, same_object};
+pub(crate) use own::{claim, create_pod, create_pods, delete_pod, delete_pods, pod_of, same_object};
 pub(crate) use pods::{is_available, is_ready, next_available, rank_for_deletion, same_template, template_hash};
 
 /// The number at a JSON pointer, 0 when there is none.

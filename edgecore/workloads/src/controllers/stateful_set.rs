@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use metastore::api::{DeleteOptions, Status};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::revisions::{self, Revisions};
 use super::shared::{

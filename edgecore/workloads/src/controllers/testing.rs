@@ -10,12 +10,11 @@ use metastore::api::{Admission, AdmitContext, ApiServer, DeleteOptions, Operatio
 use metastore::store::{Store, StoreOptions, Tap, Tapped};
 use serde_json::{Value, json};
 
+use super::Controller;
 use super::run::Runner;
 use super::shared::{is_active, is_ready, is_terminating, name};
-use super::{Controller, all};
 use crate::cluster::{Cluster, EVENTS, Key, Kind, NAMESPACES, PODS};
 use crate::events::Recorder;
-use crate::settings::Settings;
 
 pub(crate) const NAMESPACE: &str = "default";
 pub(crate) const NODE: &str = "press";
@@ -33,11 +32,6 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// All controllers that there are.
-    pub(crate) async fn all() -> Self {
-        Self::new(|cluster, events| all(cluster, events, NODE, &Settings::default())).await
-    }
-
     pub(crate) async fn new(controllers: impl FnOnce(Cluster, Recorder) -> Vec<Arc<dyn Controller>>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(StoreOptions::new(folder.path().join("api.db"))).unwrap();

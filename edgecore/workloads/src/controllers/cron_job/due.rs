@@ -34,23 +34,22 @@ pub(super) fn due(
     if now < second {
         return Ok(Some((first, Missed::Few)));
     }
-    // As many as would have been at the pace of the first two; from one before the last of these on they are looked at one by one.
+    // As many as would have been at the pace of the first two.
     let pace = (second - first).max(1);
     let count = (now - first) / pace + 1;
     let mut last = first;
-    let mut from = first + (count - 2).max(0) * pace;
-    while let Some(next) = times.next(from, place).filter(|next| *next <= now) {
-        last = next;
-        from = next;
-    }
-    if last == first {
-        // A pace that is not kept: further back, at most through what a hundred thousand looks find.
-        from = first;
-        for _ in 0..100_000 {
-            match times.next(from, place).filter(|next| *next <= now) {
-                Some(next) => (last, from) = (next, next),
-                None => break,
-            }
+    if matches!(times, Schedule::Every(_)) {
+        last = first + (count - 1) * pace;
+    } else {
+        // Back from now in longer and longer strides to where there is one, and from there one by one.
+        let mut stride = pace;
+        let mut from = (now - stride).max(first);
+        while from > first && times.next(from, place).is_none_or(|next| next > now) {
+            stride = stride.saturating_mul(2);
+            from = now.saturating_sub(stride).max(first);
+        }
+        while let Some(next) = times.next(from, place).filter(|next| *next <= now) {
+            (last, from) = (next, next);
         }
     }
     let missed = if count > MANY { Missed::Many } else { Missed::Few };
@@ -148,6 +147,21 @@ mod tests {
                 false,
             ),
             ("0 * * * *", "2020-01-01T00:00:00Z", None, None, false),
+            // Decades of a clock that was wrong, and the night begins with none.
+            (
+                "*/5 6-22 * * *",
+                "2076-11-20T02:00:00Z",
+                None,
+                Some("2076-11-19T22:55:00Z"),
+                true,
+            ),
+            (
+                "0 0 29 2 *",
+                "2035-01-01T00:00:00Z",
+                None,
+                Some("2032-02-29T00:00:00Z"),
+                false,
+            ),
         ] {
             let schedule_ = (Schedule::parse(schedule).unwrap(), TimeZone::UTC);
             let found = due(&schedule_, at(begun), at(now), deadline).unwrap();

@@ -22,6 +22,8 @@ pub(super) const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
 pub(super) const IGNORED_FAILURES: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
 /// Most pods made, taken away or counted in one look.
 pub(super) const MOST_AT_ONCE: usize = 500;
+/// Most pods of one Job at a time: a slip of the finger is not to fill a gateway's disk.
+const MOST: i64 = 1000;
 
 /// A Job and its pods.
 #[derive(Debug)]
@@ -243,7 +245,9 @@ impl<'j> Picture<'j> {
 
     /// Seconds until the Job has been active for too long.
     pub(super) fn deadline_left(&self, tally: &Tally) -> Option<i64> {
-        let deadline = whole(self.job, "/spec/activeDeadlineSeconds").filter(|_| !self.is_suspended())?;
+        // Resumed, it begins anew, which is said in this look: the time that it stood still does not count.
+        let stands = self.is_suspended() || tally.holds("Suspended").is_some();
+        let deadline = whole(self.job, "/spec/activeDeadlineSeconds").filter(|_| !stands)?;
         let begun = seconds(tally.start_time.as_deref()?)?;
         Some(deadline - (self.now - begun))
     }
@@ -280,7 +284,7 @@ impl<'j> Picture<'j> {
     pub(super) fn step(&self) -> Step<'j> {
         let mut active: Vec<&Value> = self.active().collect();
         let count = i64::try_from(active.len()).unwrap_or(i64::MAX);
-        let parallelism = whole(self.job, "/spec/parallelism").unwrap_or(1);
+        let parallelism = whole(self.job, "/spec/parallelism").unwrap_or(1).min(MOST);
         let wanted = match self.completions {
             _ if self.is_suspended() => 0,
             None if self.succeeded > 0 => count,

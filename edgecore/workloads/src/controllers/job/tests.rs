@@ -313,7 +313,7 @@ async fn the_end_is_said_when_nothing_runs_any_more() {
     let shop = Shop::open().await;
     shop.bench.node("press-01", "4", "1Gi").await;
     let scheduler =
-        crate::controllers::scheduler::scheduler(shop.bench.cluster.clone(), &shop.bench.events, "press-01");
+        crate::controllers::scheduler::scheduler(shop.bench.cluster.clone(), shop.bench.events.clone(), "press-01");
     shop.job(json!({"activeDeadlineSeconds": 60})).await;
     shop.settle().await;
     shop.bench.settle(&[scheduler]).await;
@@ -331,7 +331,7 @@ async fn the_end_is_said_when_nothing_runs_any_more() {
 #[tokio::test]
 async fn a_suspended_job_has_no_pods_and_starts_anew() {
     let mut shop = Shop::open().await;
-    shop.job(json!({"suspend": true, "completions": 2, "parallelism": 2}))
+    shop.job(json!({"suspend": true, "completions": 2, "parallelism": 2, "activeDeadlineSeconds": 100}))
         .await;
     shop.settle().await;
     assert!(shop.active().is_empty());
@@ -351,6 +351,16 @@ async fn a_suspended_job_has_no_pods_and_starts_anew() {
     shop.settle().await;
     assert!(shop.active().is_empty());
     assert_eq!(shop.status().get("failed"), None, "who was taken away did not fail");
+    // The time that it stands still is not held against it.
+    shop.hands.turn(3600);
+    shop.bench
+        .change(JOBS, "j", |j| j["spec"]["suspend"] = false.into())
+        .await;
+    shop.settle().await;
+    assert_eq!(shop.active().len(), 2);
+    shop.hands.turn(101);
+    shop.settle().await;
+    assert!(shop.status()["conditions"].to_string().contains("DeadlineExceeded"));
     let told = shop.bench.told.take();
     for reason in ["Normal Suspended", "Normal Resumed", "Normal SuccessfulDelete"] {
         assert!(told.iter().any(|t| t.starts_with(reason)), "{told:#?}");
@@ -364,7 +374,7 @@ async fn who_goes_is_replaced_as_the_job_says() {
         let shop = Shop::open().await;
         shop.bench.node("press-01", "4", "1Gi").await;
         let scheduler =
-            crate::controllers::scheduler::scheduler(shop.bench.cluster.clone(), &shop.bench.events, "press-01");
+            crate::controllers::scheduler::scheduler(shop.bench.cluster.clone(), shop.bench.events.clone(), "press-01");
         shop.job(json!({"podReplacementPolicy": policy})).await;
         shop.settle().await;
         shop.bench.settle(&[scheduler]).await;

@@ -126,6 +126,43 @@ impl<'p> Room<'p> {
             .map_err(|(why, room_helps)| Refusal::of(why, room_helps))
     }
 
+    /// Why the node itself does not take a pod that was put on it by name: reason and message of its status, as the kubelet says them.
+    pub(super) fn turns_away(&self, guest: &Guest<'_>) -> Option<(String, String)> {
+        let too_much = |resource: &str, asked: i128, used: i128, has: i128| {
+            let unit = if resource == "cpu" { BILLION / 1000 } else { BILLION };
+            let [asked, used, has] = [asked, used, has].map(|amount| amount.div_euclid(unit));
+            let message = format!(
+                "Node didn't have enough resource: {resource}, requested: {asked}, used: {used}, capacity: {has}"
+            );
+            (format!("OutOf{resource}"), message)
+        };
+        let most = self.has.get("pods").copied().filter(|most| *most > 0)?;
+        let count = self.guests.len() as i128 * BILLION;
+        if count + BILLION > most {
+            return Some(too_much("pods", BILLION, count, most));
+        }
+        for (resource, asked) in guest.asks.iter().filter(|(_, asked)| **asked > 0) {
+            let has = self.has.get(resource).copied().unwrap_or(0);
+            let used: i128 = self.guests.iter().filter_map(|g| g.asks.get(resource)).sum();
+            if *asked > has.saturating_sub(used) {
+                return Some(too_much(resource, *asked, used, has));
+            }
+        }
+        let failed = |predicate: &str| Some((predicate.to_owned(), format!("Predicate {predicate} failed")));
+        if !affinity::wants_node(guest.pod, self.node) {
+            return failed("NodeAffinity");
+        }
+        let taken = |port: &HostPort| self.guests.iter().flat_map(|g| &g.ports).any(|p| p.conflicts(port));
+        if guest.ports.iter().any(taken) {
+            return failed("NodePorts");
+        }
+        let keeps_off = |t: &&Value| text(t, "/effect") == "NoExecute" && !tolerates(guest.pod, t);
+        if list(self.node, "/spec/taints").iter().any(|t| keeps_off(&t)) {
+            return failed("TaintToleration");
+        }
+        None
+    }
+
     fn check_amounts(&self, guest: &Guest<'_>) -> Result<(), Refusal> {
         let most = self.has.get("pods").copied().unwrap_or(0);
         if most == 0 {

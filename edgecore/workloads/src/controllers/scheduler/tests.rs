@@ -7,7 +7,7 @@ use crate::controllers::look::{condition, is_true};
 async fn start() -> (Bench, Arc<dyn Controller>) {
     let bench = Bench::start().await;
     bench.node("press-01", "2", "1Gi").await;
-    let scheduler = scheduler(bench.cluster.clone(), &bench.events, "press-01");
+    let scheduler = scheduler(bench.cluster.clone(), bench.events.clone(), "press-01");
     (bench, scheduler)
 }
 
@@ -227,6 +227,70 @@ async fn what_the_node_says_keeps_pods_off_until_it_says_otherwise() {
     assert_eq!(node_of(&bench, "a"), "press-01");
     let told: Vec<String> = bench.told.take().into_iter().filter(|t| t.contains(" a: ")).collect();
     assert_eq!(told.len(), 6, "one for each reason and one for the end: {told:#?}");
+}
+
+#[tokio::test]
+async fn a_pod_put_on_the_node_by_name_is_turned_away_where_it_does_not_fit() {
+    let (bench, scheduler) = start().await;
+    let port = json!([{"name": "main", "image": "i", "ports": [{"containerPort": 80, "hostPort": 80}],
+        "resources": {"requests": {"cpu": "1500m", "memory": "1Gi"}}}]);
+    bench.pod("there", json!({}), json!({"containers": port})).await;
+    bench.settle(&[scheduler]).await;
+    bench
+        .status(PODS, &Key::new("plant", "there"), |p| {
+            p["status"]["startTime"] = crate::time::now().into()
+        })
+        .await;
+    bench
+        .change(NODES, "press-01", |node| {
+            node["spec"]["taints"] = json!([{"key": "k", "effect": "NoExecute"}])
+        })
+        .await;
+    let mut small_port = port.clone();
+    small_port[0]["resources"] = json!({});
+    let fits = json!({"tolerations": [{"key": "k", "operator": "Exists"}]});
+    for (name, spec, reason, message) in [
+        ("fits", fits, "", ""),
+        (
+            "cpu",
+            asks("501m", "0"),
+            "OutOfcpu",
+            "Node didn't have enough resource: cpu, requested: 501, used: 1500, capacity: 2000",
+        ),
+        (
+            "memory",
+            asks("500m", "1"),
+            "OutOfmemory",
+            "Node didn't have enough resource: memory, requested: 1, used: 1073741824, capacity: 1073741824",
+        ),
+        (
+            "selector",
+            json!({"nodeSelector": {"hall": "7"}}),
+            "NodeAffinity",
+            "Predicate NodeAffinity failed",
+        ),
+        (
+            "port",
+            json!({"containers": small_port}),
+            "NodePorts",
+            "Predicate NodePorts failed",
+        ),
+        (
+            "taint",
+            json!({}),
+            "TaintToleration",
+            "Predicate TaintToleration failed",
+        ),
+    ] {
+        let made = bench
+            .pod(name, json!({}), with(spec, "nodeName", json!("press-01")))
+            .await;
+        let away = turns_away(&bench.cluster, "press-01", uid(&made)).unwrap_or_default();
+        assert_eq!((away.0.as_str(), away.1.as_str()), (reason, message), "{name}");
+    }
+    // A node that is not known yet turns nobody away.
+    let made = bench.pod("early", json!({}), json!({"nodeName": "press-02"})).await;
+    assert_eq!(turns_away(&bench.cluster, "press-02", uid(&made)), None);
 }
 
 #[tokio::test]

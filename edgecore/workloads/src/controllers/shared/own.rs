@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use metastore::api::{DeleteOptions, Status};
 use serde_json::{Value, json};
 
-use super::{controller_of, is_terminating, list, name, owner_reference, selects, text, uid};
+use super::{controller_of, is_terminating, list, name, owner_reference, selects, uid};
 use crate::cluster::{Cluster, Key, Kind, PODS};
 use crate::events::{Recorder, Tone};
 
@@ -169,7 +169,8 @@ pub(crate) async fn delete_pods(
     Ok(())
 }
 
-async fn delete_pod(cluster: &Cluster, events: &Recorder, owner: &Value, pod: &Value) -> Result<(), Status> {
+/// Takes a pod away and tells of it.
+pub(crate) async fn delete_pod(cluster: &Cluster, events: &Recorder, owner: &Value, pod: &Value) -> Result<(), Status> {
     let options = DeleteOptions {
         uid: Some(uid(pod).to_owned()),
         ..DeleteOptions::default()

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{annotation, condition, is_terminating, list, millis, number, safe_word, text, uid};
+use super::{annotation, condition, list, millis, number, safe_word, text, uid};
 
 /// What a lower number of makes a pod go first.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
@@ -154,6 +154,8 @@ fn drop_empty(value: &mut Value) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const NOW: u64 = 1_800_000_000_000;

@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::*;
 use crate::cluster::CONTROLLER_REVISIONS;
 use crate::controllers::shared::{list, owner_reference};

@@ -17,8 +17,7 @@ use cri::Runtime;
 use cri::v1::Image;
 use tokio::time::Instant;
 
-pub(crate) use garbage::Freed;
-pub(crate) use reference::{BadReference, Reference};
+pub(crate) use reference::Reference;
 
 use crate::cluster::Cluster;
 use crate::events::Recorder;

@@ -12,9 +12,6 @@
 //! Everything is worked out from the store (`metastore`) and the runtime (`cri`): this crate keeps no truth of its own, so the agent may be killed at
 //! any moment and containers do not notice. Never knows a device, a hub or a link.
 
-// Parts land one by one; this line goes when they are together.
-#![allow(dead_code, unused_imports)]
-
 mod cluster;
 mod controllers;
 mod events;

@@ -10,14 +10,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 pub(crate) use container::{
-    Capabilities, Container, ContainerPort, EnvFromSource, EnvVar, EnvVarSource, ExecAction, GrpcAction, Handler,
-    HttpGetAction, IntOrString, Lifecycle, LifecycleHandler, Probe, RefName, ResizePolicy, Resources, SeLinuxOptions,
-    SeccompProfile, SecurityContext, TcpSocketAction, VolumeMount,
+    Container, ContainerPort, EnvVarSource, ExecAction, GrpcAction, HttpGetAction, IntOrString, LifecycleHandler,
+    Probe, RefName, ResizePolicy, Resources, SeLinuxOptions, SeccompProfile, TcpSocketAction, VolumeMount,
 };
-pub(crate) use volume::{
-    ConfigMapSource, DownwardItem, EmptyDir, FieldRef, HostPath, KeyToPath, Projected, Projection, ResourceFieldRef,
-    SecretSource, TokenProjection, Volume,
-};
+pub(crate) use volume::{DownwardItem, HostPath, KeyToPath, Projection, ResourceFieldRef, TokenProjection, Volume};
 
 use crate::cluster::Key;
 
@@ -192,11 +188,6 @@ impl Pod {
         conditions.iter().find(|c| c["type"] == ty)?["status"].as_str()
     }
 
-    /// Whether its condition `Ready` is `True`.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.condition("Ready") == Some("True")
-    }
-
     /// All containers: init, main, ephemeral.
     pub(crate) fn all_containers(&self) -> impl Iterator<Item = &Container> {
         let spec = &self.spec;
@@ -210,13 +201,4 @@ impl Pod {
     pub(crate) fn container(&self, name: &str) -> Option<&Container> {
         self.all_containers().find(|c| c.name == name)
     }
-}
-
-/// Null where a list or a map stands means that it is empty.
-pub(crate) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }

@@ -30,14 +30,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cri::Runtime;
 use daemon::drain::Drain;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 
 use crate::cluster::{Cluster, Key};
 use crate::events::Recorder;
-use crate::pod::Pod;
-pub(crate) use labels::{
-    CONTAINER_NAME, GRACE, HASH, MESSAGE_PATH, MESSAGE_POLICY, NODE, POD_NAME, POD_NAMESPACE, POD_UID, RESTART_COUNT,
-};
 pub(crate) use means::{Making, Means, Refusal, Work};
 use memory::Verdict;
 pub(crate) use observed::State;
@@ -76,6 +72,8 @@ pub(crate) struct Shared {
     options: Options,
     cluster: Cluster,
     runtime: Runtime,
+    /// As it names itself.
+    runtime_name: OnceCell<Arc<str>>,
     means: Arc<dyn Means>,
     recorder: Recorder,
     /// For probes of containers that speak TLS.
@@ -180,6 +178,7 @@ impl Pods {
             options,
             cluster,
             runtime,
+            runtime_name: OnceCell::new(),
             means,
             recorder: recorder.of("kubelet"),
             tls: ask::Tls::default(),
@@ -229,11 +228,6 @@ impl Pods {
         };
         task.tell(|inbox| inbox.verdict = Some(verdict));
         true
-    }
-
-    /// The folder of a pod's logs.
-    pub(crate) fn log_dir(&self, pod: &Pod) -> PathBuf {
-        log_dir(&self.0.options.logs, &pod.key(), pod.uid())
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +28,9 @@ pub(crate) use cgroups::{Cgroups, parents as cgroup_parents};
 pub(crate) use container::{Inputs, container, hash, resources};
 pub(crate) use environment::{Env, environment, expand};
 pub(crate) use fields::{field, resource};
-pub(crate) use files::{own_files, termination_path};
+pub(crate) use files::own_files;
+#[cfg(test)]
+pub(crate) use files::termination_path;
 pub(crate) use qos::{Qos, amount, milli, oom_score_adj, qos};
 pub(crate) use sandbox::{host_name, runtime_handler, sandbox};
 
@@ -49,13 +52,30 @@ pub(crate) mod label {
     pub(crate) const DELETION_GRACE: &str = "io.kubernetes.pod.deletionGracePeriod";
 }
 
+/// Tells the machine's addresses: they come and change with its network.
+#[derive(Clone)]
+pub(crate) struct Ips(pub(crate) Arc<dyn Fn() -> Vec<IpAddr> + Send + Sync>);
+
+impl Ips {
+    /// As they are now.
+    pub(crate) fn now(&self) -> Vec<IpAddr> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Ips {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Ips").field(&self.now()).finish()
+    }
+}
+
 /// What the machine is to a Pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
     /// Name of the Node.
     pub(crate) node: Arc<str>,
     /// Its addresses; the first is the one that is told as `status.hostIP`.
-    pub(crate) ips: Vec<IpAddr>,
+    pub(crate) ips: Ips,
     /// Folder of all containers' logs.
     pub(crate) logs: PathBuf,
     /// Folder of what belongs to single pods: volumes, hosts files, last words.
@@ -75,10 +95,11 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// This machine. `systemd`: whether the runtime has it make its cgroups; `data_dir`: the agent's; `logs`: of all containers.
+    /// This machine. `systemd`: whether the runtime has it make its cgroups; `data_dir`: the agent's; `logs`: of all containers. What else the
+    /// runtime can do is for the caller to fill in.
     pub(crate) fn new(
         node: Arc<str>,
-        ips: Vec<IpAddr>,
+        ips: Ips,
         systemd: bool,
         data_dir: &Path,
         logs: PathBuf,

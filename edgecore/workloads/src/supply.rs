@@ -13,7 +13,9 @@ use daemon::drain::Drain;
 use metastore::store::ObjectKey;
 
 use crate::cluster::{Cluster, PODS};
+use crate::controllers;
 use crate::images::{ImageError, Images};
+use crate::machine::Machine;
 use crate::network::Network;
 use crate::pod::{Container, Pod};
 use crate::pods::{Making, Means, Refusal, Work};
@@ -39,6 +41,7 @@ pub(crate) struct Supply {
     images: Images,
     cgroups: Cgroups,
     network: Option<Network>,
+    machine: Option<Arc<Machine>>,
     /// Limits that a container was last told, by pod (uid) and container (id), as a fingerprint.
     limits: Arc<Mutex<BTreeMap<(String, String), u64>>>,
 }
@@ -84,6 +87,7 @@ impl Supply {
             names,
             images,
             network: None,
+            machine: None,
             limits: Arc::default(),
         }
     }
@@ -92,6 +96,13 @@ impl Supply {
     #[must_use]
     pub(crate) fn beside(mut self, network: Network) -> Self {
         self.network = Some(network);
+        self
+    }
+
+    /// On a machine, which takes no pods while it runs short.
+    #[must_use]
+    pub(crate) fn on(mut self, machine: Arc<Machine>) -> Self {
+        self.machine = Some(machine);
         self
     }
 
@@ -184,6 +195,18 @@ impl Supply {
 }
 
 impl Means for Supply {
+    fn admits(&self, pod: &Pod, placed: bool) -> Result<(), Refusal> {
+        if let Some(machine) = &self.machine {
+            let admitted = machine.admits(pod);
+            admitted.map_err(|why| Refusal::new("Evicted", format!("Pod was rejected: {why}")))?;
+        }
+        let away = (!placed).then(|| controllers::turns_away(&self.cluster, &self.host.node, pod.uid()));
+        match away.flatten() {
+            None => Ok(()),
+            Some((reason, why)) => Err(Refusal::new(reason, format!("Pod was rejected: {why}"))),
+        }
+    }
+
     fn prepare<'a>(&'a self, pod: &'a Pod) -> Work<'a, Result<(), Refusal>> {
         Box::pin(async move {
             if let Err(error) = self.cgroups.ensure(pod) {
@@ -205,11 +228,13 @@ impl Means for Supply {
         Box::pin(self.configure(making))
     }
 
-    fn refresh<'a>(&'a self, pod: &'a Pod) -> Work<'a, ()> {
+    fn refresh<'a>(&'a self, pod: &'a Pod) -> Work<'a, bool> {
         Box::pin(async move {
-            if let Err(error) = self.volumes.refresh(pod).await {
+            let done = self.volumes.refresh(pod).await;
+            if let Err(error) = &done {
                 tracing::debug!(pod = %pod.key(), %error, "Files of a pod stay as they are.");
             }
+            done.is_ok()
         })
     }
 

@@ -111,7 +111,7 @@ impl Volumes {
         }
     }
 
-    /// Works on a pod's files when nobody else does.
+    /// Works on a pod's files when nobody else does. What is called must not come here again: it would wait for itself.
     fn in_turn<T>(&self, uid: &str, work: impl FnOnce() -> T) -> T {
         let turn = {
             let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,18 +155,7 @@ impl Volumes {
     /// When something is still mounted or cannot be removed: what is left is found again by [`on_disk`](Self::on_disk).
     pub(crate) async fn tear_down(&self, uid: &str) -> Result<(), VolumeError> {
         let (this, uid) = (self.clone(), uid.to_owned());
-        blocking(move || {
-            let folder = this.folder(&uid)?;
-            let failed = |e: io::Error| VolumeError(format!("the files of pod {uid} cannot be removed: {e}"));
-            let folder = match folder.canonicalize() {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-                other => other.map_err(failed)?,
-            };
-            mounts::unmount_below(&folder)
-                .and_then(|()| tree::remove(&folder))
-                .map_err(failed)
-        })
-        .await
+        blocking(move || this.in_turn(&uid, || this.tear_down_now(&uid))).await
     }
 
     /// The pods that have a folder, by uid.
@@ -272,9 +261,12 @@ impl Volumes {
                 let folder = self.folder(pod.uid()).map_err(|_| failed())?;
                 let parts = folder.join("volume-subpaths");
                 let target = parts.join(&mount.name).join(&container.name).join(at.to_string());
+                let (this, uid) = (self.clone(), pod.uid().to_owned());
                 let (volume, to) = (place.path.clone(), target.clone());
-                let done =
-                    blocking(move || sub_path::mount(&volume, &part, &to).map_err(|e| VolumeError(e.to_string())));
+                let done = blocking(move || {
+                    let mount = || sub_path::mount(&volume, &part, &to).map_err(|e| VolumeError(e.to_string()));
+                    this.in_turn(&uid, mount)
+                });
                 done.await.map_err(|error| {
                     // What it says may tell about the machine: it is not for the one who made the pod.
                     tracing::warn!(pod = %pod.key(), volume = %mount.name, %error, "A part of a volume cannot be mounted.");
@@ -309,6 +301,11 @@ impl Volumes {
         match mount.recursive_read_only.as_str() {
             "" | "Disabled" => Ok(false),
             _ if !mount.read_only => wrong("not read-only"),
+            // What is mounted later would come in writable.
+            _ if propagation(mount) != MountPropagation::PropagationPrivate => wrong(&format!(
+                "not compatible with propagation {:?}",
+                mount.mount_propagation
+            )),
             "Enabled" if !able => wrong("not supported by the runtime"),
             _ => Ok(able),
         }
@@ -331,6 +328,18 @@ impl Volumes {
             mounted.0.insert(volume.name.clone(), place);
         }
         Ok(mounted)
+    }
+
+    fn tear_down_now(&self, uid: &str) -> Result<(), VolumeError> {
+        let folder = self.folder(uid)?;
+        let failed = |e: io::Error| VolumeError(format!("the files of pod {uid} cannot be removed: {e}"));
+        let folder = match folder.canonicalize() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(failed)?,
+        };
+        mounts::unmount_below(&folder)
+            .and_then(|()| tree::remove(&folder))
+            .map_err(failed)
     }
 
     fn refresh_now(&self, pod: &Pod) -> Result<bool, VolumeError> {
@@ -397,9 +406,10 @@ impl Volumes {
             });
         }
         if let Some(claim) = &volume.persistent_volume_claim {
-            let (at, read_only) = self.claimed(pod, &claim.claim_name)?;
             // The folder says that the volume was given to the pod's group: that may take long, and is done once.
-            if !path.exists() {
+            let made = path.exists();
+            let (at, read_only) = self.claimed(pod, &claim.claim_name, made)?;
+            if !made {
                 own(pod, &at).map_err(failed)?;
                 make(&path, 0o750).map_err(failed)?;
             }
@@ -460,25 +470,41 @@ impl Volumes {
         Ok(changed)
     }
 
-    /// Where the volume of a claim is, and whether it may only be read.
-    fn claimed(&self, pod: &Pod, claim: &str) -> Result<(PathBuf, bool), VolumeError> {
+    /// Where the volume of a claim is, and whether it may only be read. `made`: the pod had it before, and keeps it when the claim is gone.
+    fn claimed(&self, pod: &Pod, claim: &str, made: bool) -> Result<(PathBuf, bool), VolumeError> {
         let namespace = pod.metadata.namespace.as_str();
         let failed = |why: String| VolumeError(format!("error processing PVC {namespace}/{claim}: {why}"));
-        let get = |kind: Kind, key: Key| {
-            let found = self.cluster.get(kind, &key).map_err(|e| failed(e.to_string()))?;
-            let absent = || failed(format!("{} {:?} not found", kind.plural, &*key.name));
-            found.ok_or_else(absent)
+        let absent = |kind: Kind, name: &str| failed(format!("{} {name:?} not found", kind.plural));
+        let get = |kind: Kind, key: Key| self.cluster.get(kind, &key).map_err(|e| failed(e.to_string()));
+        let volume = match get(CLAIMS, Key::new(namespace, claim))? {
+            Some(object) => {
+                let name = object["spec"]["volumeName"].as_str().unwrap_or_default();
+                if name.is_empty() || object["status"]["phase"] != "Bound" {
+                    return Err(failed("PVC is not bound".to_owned()));
+                }
+                let volume = get(PERSISTENT, Key::new("", name))?.ok_or_else(|| absent(PERSISTENT, name))?;
+                if volume["spec"]["claimRef"]["uid"] != object["metadata"]["uid"] {
+                    return Err(failed("PV is bound to another claim".to_owned()));
+                }
+                volume
+            }
+            None if made => {
+                let all = self.cluster.list(PERSISTENT, None);
+                let all = all.map_err(|e| failed(e.to_string()))?;
+                let mut left = all.into_iter().filter(|v| claims::was_of(v, namespace, claim));
+                match (left.next(), left.next()) {
+                    (Some(volume), None) => volume,
+                    (None, _) => return Err(absent(CLAIMS, claim)),
+                    // Better none than that of another claim of the same name.
+                    (Some(_), Some(_)) => {
+                        let many = "PVC is gone, and several PVs were bound to one of its name";
+                        return Err(failed(many.to_owned()));
+                    }
+                }
+            }
+            None => return Err(absent(CLAIMS, claim)),
         };
-        let claim = get(CLAIMS, Key::new(namespace, claim))?;
-        let volume = claim["spec"]["volumeName"].as_str().unwrap_or_default();
-        if volume.is_empty() || claim["status"]["phase"] != "Bound" {
-            return Err(failed("PVC is not bound".to_owned()));
-        }
-        let volume = get(PERSISTENT, Key::new("", volume))?;
         let spec = &volume["spec"];
-        if spec["claimRef"]["uid"] != claim["metadata"]["uid"] {
-            return Err(failed("PV is bound to another claim".to_owned()));
-        }
         let path = [&spec["local"]["path"], &spec["hostPath"]["path"]];
         let path = path.into_iter().find_map(|p| p.as_str());
         let path = path.ok_or_else(|| failed("no volume plugin matched".to_owned()))?;

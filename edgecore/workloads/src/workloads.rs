@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
-use crate::controllers;
+use crate::controllers::{self, Controller};
 use crate::events::Recorder;
 use crate::images::Images;
 use crate::machine::{Eyes, Guard, Home, Machine, MachineOptions, Report};
@@ -25,7 +25,7 @@ use crate::network::{ClusterAddresses, Network};
 use crate::pods::{self, Pods};
 use crate::reach::{House, Reach};
 use crate::settings::{CgroupDriver, Settings};
-use crate::setup::Host;
+use crate::setup::{Host, Ips};
 use crate::supply::Supply;
 use crate::volumes;
 
@@ -144,15 +144,23 @@ impl Workloads {
         let parts = &self.0;
         let writer = Cluster::new(api.clone(), "event-recorder");
         let (recorder, telling) = Recorder::new(writer, Arc::clone(&parts.node), "kurator");
-        drop(drain.spawn(telling));
+        let stopping = drain.clone();
+        drop(drain.spawn(async move {
+            // It holds the API, and with that what holds recorders: it does not end by itself.
+            tokio::select! {
+                biased;
+                () = stopping.stopping() => {}
+                () = telling => {}
+            }
+        }));
         let cluster = Cluster::new(api.clone(), "controller-manager");
-        for controller in controllers::all(cluster.clone(), recorder.clone(), &parts.node, &parts.settings) {
-            drop(drain.spawn(controllers::run(controller, cluster.clone(), drain.clone())));
+        for controller in controllers::all(cluster.clone(), recorder.clone(), &parts.node) {
+            drop(drain.spawn(control(controller, cluster.clone(), drain.clone())));
         }
         let binder = Cluster::new(api.clone(), "persistent-volume-binder");
         let told = recorder.of("persistentvolume-controller");
         let claims = volumes::claims(binder, told, parts.data_dir.join("volumes"));
-        drop(drain.spawn(controllers::run(claims, cluster.clone(), drain.clone())));
+        drop(drain.spawn(control(claims, cluster.clone(), drain.clone())));
         let Some(runtime) = parts.runtime(&drain).await else {
             return;
         };
@@ -178,15 +186,24 @@ impl Workloads {
         let parts = &self.0;
         let settings = &parts.settings;
         let cluster = Cluster::new(api.clone(), "kubelet");
-        let ips = addresses(&parts.machine.report().borrow());
-        let host = Arc::new(Host::new(
-            Arc::clone(&parts.node),
-            ips.clone(),
-            systemd,
-            &parts.data_dir,
-            settings.logs.clone(),
-            &settings.cluster_domain,
-        ));
+        let status = tokio::select! {
+            biased;
+            () = drain.stopping() => return,
+            status = runtime.status(v1::StatusRequest { verbose: false }) => status,
+        };
+        let machine = Arc::clone(&parts.machine);
+        let ips = Ips(Arc::new(move || addresses(&machine.report().borrow())));
+        let host = Arc::new(Host {
+            recursive_read_only: status.is_ok_and(|status| is_read_only_below(&status)),
+            ..Host::new(
+                Arc::clone(&parts.node),
+                ips.clone(),
+                systemd,
+                &parts.data_dir,
+                settings.logs.clone(),
+                &settings.cluster_domain,
+            )
+        });
         let images = Images::new(runtime.clone(), cluster.clone(), recorder.of("kubelet"));
         let network = parts.network.clone();
         let names = Arc::new(move |pod: &crate::pod::Pod| {
@@ -197,17 +214,12 @@ impl Workloads {
                 options: names.options,
             }
         });
-        let supply =
-            Supply::new(cluster.clone(), runtime.clone(), images.clone(), host, names).beside(parts.network.clone());
-        let machine = Arc::clone(&parts.machine);
+        let supply = Supply::new(cluster.clone(), runtime.clone(), images.clone(), host, names)
+            .beside(parts.network.clone())
+            .on(Arc::clone(&parts.machine));
         let options = pods::Options {
             node: Arc::clone(&parts.node),
-            host_ips: Arc::new(move || {
-                addresses(&machine.report().borrow())
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect()
-            }),
+            host_ips: Arc::new(move || ips.now().iter().map(ToString::to_string).collect()),
             logs: settings.logs.clone(),
             manifests: settings.manifests.clone(),
             trust_store: parts.trust_store,
@@ -231,6 +243,28 @@ impl Workloads {
         let tokens = drain.clone();
         drop(drain.spawn(async move { supply.keep(&tokens).await }));
         pods.run(drain).await;
+    }
+}
+
+/// Runs a controller; one that panics takes no other with it, and begins anew.
+async fn control(controller: Arc<dyn Controller>, cluster: Cluster, drain: Drain) {
+    loop {
+        let run = drain.spawn(controllers::run(
+            Arc::clone(&controller),
+            cluster.clone(),
+            drain.clone(),
+        ));
+        match run.await {
+            Err(e) if e.is_panic() => {
+                tracing::error!(controller = controller.name(), "A controller panicked; it begins anew.")
+            }
+            _ => return,
+        }
+        tokio::select! {
+            biased;
+            () = drain.stopping() => return,
+            () = tokio::time::sleep(ASK_AGAIN) => {}
+        }
     }
 }
 
@@ -281,6 +315,14 @@ fn configured(config: &str) -> bool {
     runtimes["runtimes"][usual]["options"]["SystemdCgroup"] == true
 }
 
+/// Whether the runtime's usual handler can mount read-only with all that is mounted below.
+fn is_read_only_below(status: &v1::StatusResponse) -> bool {
+    let usual = status.runtime_handlers.iter().filter(|handler| handler.name.is_empty());
+    usual
+        .filter_map(|handler| handler.features)
+        .any(|f| f.recursive_read_only_mounts)
+}
+
 /// The node's addresses, as its Node says them.
 fn addresses(report: &Report) -> Vec<IpAddr> {
     let all = report.status.get("addresses").and_then(Value::as_array);
@@ -302,5 +344,24 @@ mod tests {
         assert!(configured(&config(true)));
         assert!(!configured(&config(false)));
         assert!(!configured("{}") && !configured("?"));
+    }
+
+    #[test]
+    fn what_the_usual_handler_can_counts() {
+        let able = |name: &str, able: bool| v1::RuntimeHandler {
+            name: name.to_owned(),
+            features: Some(v1::RuntimeHandlerFeatures {
+                recursive_read_only_mounts: able,
+                ..v1::RuntimeHandlerFeatures::default()
+            }),
+        };
+        let status = |handlers: Vec<v1::RuntimeHandler>| v1::StatusResponse {
+            runtime_handlers: handlers,
+            ..v1::StatusResponse::default()
+        };
+        assert!(is_read_only_below(&status(vec![able("kata", false), able("", true)])));
+        assert!(!is_read_only_below(&status(vec![able("kata", true), able("", false)])));
+        assert!(!is_read_only_below(&status(vec![v1::RuntimeHandler::default()])));
+        assert!(!is_read_only_below(&status(Vec::new())));
     }
 }

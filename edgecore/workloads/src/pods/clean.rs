@@ -6,6 +6,20 @@ use std::path::Path;
 use super::{Shared, lock};
 use crate::cluster::PODS;
 
+/// File in the folder of a pod's logs that tells whose pod it is: a kubelet beside us has its folders in the same place.
+const MARK: &str = ".kurator";
+
+/// Marks the folder of a pod's logs as ours. One without a mark stays when its pod is gone unseen.
+pub(super) fn mark(folder: &Path, node: &str) {
+    if let Err(e) = std::fs::write(folder.join(MARK), node) {
+        tracing::debug!(folder = %folder.display(), error = %e, "A folder of logs cannot be marked.");
+    }
+}
+
+fn is_ours(folder: &Path, node: &str) -> bool {
+    std::fs::read(folder.join(MARK)).is_ok_and(|marked| marked == node.as_bytes())
+}
+
 /// Removes what is on the disk of pods that neither the store nor a task knows. A store that cannot be read is no reason to remove anything.
 pub(super) async fn sweep(shared: &Shared) {
     // What is on the disk is listed first: who comes after that is not in the list.
@@ -34,7 +48,7 @@ pub(super) async fn sweep(shared: &Shared) {
             .to_str()
             .filter(|n| n.matches('_').count() == 2)
             .and_then(|n| n.rsplit('_').next());
-        if uid.is_some_and(|uid| !known.contains(uid)) {
+        if uid.is_some_and(|uid| !known.contains(uid)) && is_ours(&folder.path(), &shared.options.node) {
             log_folder(&folder.path());
         }
     }

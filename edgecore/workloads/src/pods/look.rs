@@ -10,6 +10,7 @@ use super::{Shared, labels};
 /// # Errors
 /// [`CriError`] of the first call that failed.
 pub(super) async fn all(shared: &Shared, uid: &str, known: &Observed) -> Result<Observed, CriError> {
+    shared.name_runtime().await?;
     let (sandboxes, containers) = labels::filters(&shared.options.node, Some(uid));
     let sandboxes = shared.runtime.list_pod_sandboxes(sandboxes).await?;
     let containers = shared.runtime.list_containers(containers).await?;

@@ -52,6 +52,12 @@ pub(crate) struct Making<'a> {
 
 /// See the module. Everything may be asked again at any time, for the same pod, after the agent was killed in the middle of it.
 pub(crate) trait Means: Send + Sync + 'static {
+    /// Whether the machine takes a pod of which nothing has begun. `placed`: a scheduler has found room for it.
+    ///
+    /// # Errors
+    /// Reason and message of its status: it fails, and is not tried again.
+    fn admits(&self, pod: &Pod, placed: bool) -> Result<(), Refusal>;
+
     /// Makes volumes and folders ready.
     fn prepare<'a>(&'a self, pod: &'a Pod) -> Work<'a, Result<(), Refusal>>;
 
@@ -61,8 +67,8 @@ pub(crate) trait Means: Send + Sync + 'static {
     /// Makes the image be there and a configuration for the container.
     fn container<'a>(&'a self, making: Making<'a>) -> Work<'a, Result<v1::ContainerConfig, Refusal>>;
 
-    /// Brings the contents of volumes up to date. That tokens are renewed in time is not asked for here.
-    fn refresh<'a>(&'a self, pod: &'a Pod) -> Work<'a, ()>;
+    /// Brings the contents of volumes up to date. False: not all of them are, try again. That tokens are renewed in time is not asked for here.
+    fn refresh<'a>(&'a self, pod: &'a Pod) -> Work<'a, bool>;
 
     /// Uids of the pods whose volumes show what is stored there.
     fn concerned(&self, changed: &ObjectKey) -> Vec<String>;

@@ -8,8 +8,8 @@ use super::observed::{Seen, State};
 pub(crate) const RAN_WELL: u64 = 10 * 60 * 1000;
 /// The wait before the second restart, milliseconds; doubled with each one after it.
 const FIRST_WAIT: u64 = 10_000;
-/// The longest wait before a restart, milliseconds.
-const LONGEST_WAIT: u64 = 300_000;
+/// The longest wait before a restart or another try, milliseconds.
+pub(crate) const LONGEST_WAIT: u64 = 300_000;
 
 /// A try that failed, and when the next one is due.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,13 @@ pub(crate) struct Refused {
     pub(crate) retry_at: u64,
     /// How often it failed in a row.
     pub(crate) times: u32,
+}
+
+impl Refused {
+    /// Whether the next try is still to wait. A clock that was set back must not make it wait longer than it would have.
+    pub(crate) const fn waits(&self, now: u64) -> bool {
+        now < self.retry_at && self.retry_at - now <= LONGEST_WAIT
+    }
 }
 
 /// Why a pod has to end though nobody deleted it.

@@ -4,12 +4,14 @@ use std::cmp::Reverse;
 
 use cri::v1;
 
+use super::labels;
+
 /// Milliseconds since 1970 of the runtime's nanoseconds.
 pub(crate) fn millis(nanos: i64) -> u64 {
     u64::try_from(nanos / 1_000_000).unwrap_or(0)
 }
 
-/// Sandboxes and containers of one pod, each newest first.
+/// Sandboxes and containers of one pod, each newest first: by attempt, since a clock can be set back.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observed {
     pub(crate) sandboxes: Vec<Sandbox>,
@@ -73,6 +75,8 @@ pub(crate) struct Seen {
     pub(crate) log_path: String,
     /// User, group and further groups of its first process, where the runtime says.
     pub(crate) user: Option<(i64, i64, Vec<i64>)>,
+    /// Of what it was made from; empty when it does not say.
+    pub(crate) hash: String,
 }
 
 impl Seen {
@@ -93,15 +97,26 @@ impl Seen {
 
     /// As the runtime's full answer tells it.
     pub(crate) fn of(status: v1::ContainerStatus, sandbox: &str) -> Self {
+        let hash = status.annotations.get(labels::HASH).cloned().unwrap_or_default();
         let metadata = status.metadata.unwrap_or_default();
         let image = status.image.unwrap_or_default();
         let user = status.user.and_then(|u| u.linux);
+        // Whoever asked for the start went away in the middle of it, as an agent does that is killed: nothing ran, and nothing is the
+        // container's fault. containerd writes that down as an end with its own code.
+        let gave_up = State::of(status.state) == State::Exited
+            && status.started_at == 0
+            && status.reason == "StartError"
+            && status.message.contains("context canceled");
         Self {
             id: status.id,
             name: metadata.name,
             attempt: metadata.attempt,
             sandbox: sandbox.to_owned(),
-            state: State::of(status.state),
+            state: if gave_up {
+                State::Created
+            } else {
+                State::of(status.state)
+            },
             created: status.created_at,
             started: status.started_at,
             finished: status.finished_at,
@@ -116,6 +131,7 @@ impl Seen {
             image_id: status.image_ref,
             log_path: status.log_path,
             user: user.map(|u| (u.uid, u.gid, u.supplemental_groups)),
+            hash,
         }
     }
 }
@@ -125,14 +141,14 @@ impl Observed {
     pub(crate) fn put(&mut self, seen: Seen) {
         self.containers.retain(|c| c.id != seen.id);
         self.containers.push(seen);
-        self.containers.sort_by_key(|c| Reverse((c.created, c.attempt)));
+        self.containers.sort_by_key(|c| Reverse((c.attempt, c.created)));
     }
 
     /// Puts a sandbox in its place, instead of what was known of it.
     pub(crate) fn put_sandbox(&mut self, sandbox: Sandbox) {
         self.sandboxes.retain(|s| s.id != sandbox.id);
         self.sandboxes.push(sandbox);
-        self.sandboxes.sort_by_key(|s| Reverse((s.created, s.attempt)));
+        self.sandboxes.sort_by_key(|s| Reverse((s.attempt, s.created)));
     }
 
     /// The newest attempt of a container.

@@ -9,14 +9,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::ask::{Answer, Whom};
 use super::means::{Making, Refusal};
-use super::plan::{MIN_GRACE, resources_of};
+use super::plan::{MAX_GRACE, MIN_GRACE, resources_of};
 use super::probe::{Due, Kind};
-use super::{Shared, hooks, log_dir};
+use super::{Shared, clean, hooks, log_dir};
 use crate::events::Tone;
 use crate::pod::{Container, Pod};
 
 /// Longest that a container is kept from its end because Services still lead to it.
 const LEAVES: Duration = Duration::from_secs(1);
+/// When files that could not be brought up to date are tried again.
+const STALE: Duration = Duration::from_secs(60);
 
 /// How an action went.
 #[derive(Debug)]
@@ -48,7 +50,8 @@ pub(super) enum Outcome {
         ok: bool,
     },
     TornDown(bool),
-    Refreshed,
+    /// Whether its files are as the store has them.
+    Refreshed(bool),
     /// What it was resized to, as a fingerprint.
     Resized {
         id: String,
@@ -129,6 +132,7 @@ impl Hands {
         let logs = log_dir(&shared.options.logs, &self.pod.key(), &self.uid);
         std::fs::create_dir_all(&logs)
             .map_err(|e| Refusal::new("FailedCreatePodSandBox", format!("log folder {}: {e}", logs.display())))?;
+        clean::mark(&logs, &shared.options.node);
         let _one_of = shared.sandboxes.acquire().await;
         let request = v1::RunPodSandboxRequest {
             config: Some(config),
@@ -227,10 +231,10 @@ impl Hands {
         );
         self.tell_of(&container.name, Tone::Normal, "Killing", "FailedPostStartHook");
         let grace = self.pod.spec.termination_grace_period_seconds.unwrap_or(30);
-        let least = i64::try_from(MIN_GRACE).unwrap_or(2);
+        let grace = u64::try_from(grace).unwrap_or(0).clamp(MIN_GRACE, MAX_GRACE);
         let request = v1::StopContainerRequest {
             container_id: id.to_owned(),
-            timeout: grace.max(least),
+            timeout: i64::try_from(grace).unwrap_or(30),
         };
         if let Err(e) = self.shared.runtime.stop_container(request).await {
             tracing::warn!(pod = %self.pod.key(), error = %e, "A container whose hook failed cannot be stopped.");
@@ -383,7 +387,7 @@ impl Hands {
         let removed = self.shared.runtime.remove_container(request).await;
         let ok = self.done("A container cannot be removed.", removed.map(drop)).await;
         if ok {
-            super::clean::log_files(&self.shared.options.logs, &log_path);
+            clean::log_files(&self.shared.options.logs, &log_path);
         }
         Outcome::Removed { id, ok }
     }
@@ -428,8 +432,11 @@ impl Hands {
 
     /// Brings the contents of volumes up to date.
     pub(super) async fn refresh(self) -> Outcome {
-        self.shared.means.refresh(&self.pod).await;
-        Outcome::Refreshed
+        let ok = self.shared.means.refresh(&self.pod).await;
+        if !ok {
+            tokio::time::sleep(STALE).await;
+        }
+        Outcome::Refreshed(ok)
     }
 }
 

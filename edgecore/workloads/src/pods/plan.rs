@@ -20,6 +20,8 @@ use crate::pod::{Container, Pod};
 
 /// Shortest time that a container has to end, in seconds.
 pub(crate) const MIN_GRACE: u64 = 2;
+/// Longest, in seconds: a hundred years. Runtimes count in nanoseconds, and more would not fit.
+pub(crate) const MAX_GRACE: u64 = 100 * 365 * 86_400;
 
 /// What a plan is made from.
 #[derive(Clone, Copy, Debug)]
@@ -218,6 +220,11 @@ fn next_attempt(look: Look<'_>, name: &str) -> u32 {
         None if ran => count.saturating_add(1),
         None => count,
     }
+}
+
+/// Whether a container was made from another definition than the pod has now.
+fn is_other(container: &Container, seen: &Seen) -> bool {
+    !seen.hash.is_empty() && seen.hash != crate::setup::hash(container)
 }
 
 /// Whether a main container that ended so is started again.

@@ -45,6 +45,8 @@ struct Watch {
     /// Milliseconds since 1970, as is `next`.
     period: u64,
     next: u64,
+    /// Longest that it can be until the next question, milliseconds.
+    most: u64,
     failures: u32,
     successes: u32,
     /// What it said last, and how often in a row.
@@ -90,7 +92,8 @@ impl Watches {
                     continue;
                 };
                 let period = u64::from(probe.period_seconds.max(1)) * 1000;
-                let first = millis(seen.started) + u64::from(probe.initial_delay_seconds) * 1000;
+                let delay = u64::from(probe.initial_delay_seconds) * 1000;
+                let first = millis(seen.started) + delay;
                 let spread = crate::time::fingerprint(&(&seen.id, kind as u8)) % period;
                 let next = if now > first + 2000 { now + spread } else { first };
                 self.0.push(Watch {
@@ -99,6 +102,7 @@ impl Watches {
                     kind,
                     period,
                     next,
+                    most: period.max(delay),
                     failures: probe.failure_threshold.max(1),
                     successes: probe.success_threshold.max(1),
                     last: None,
@@ -136,6 +140,10 @@ impl Watches {
 
     /// The questions that are due now. They are being asked from here on.
     pub(super) fn due(&mut self, now: u64, said: impl Fn(&str) -> Said) -> Vec<Due> {
+        // A clock that was set back must not stop the questions.
+        for watch in &mut self.0 {
+            watch.next = watch.next.min(now.saturating_add(watch.most));
+        }
         let due: Vec<usize> = (0..self.0.len())
             .filter(|at| self.0[*at].next <= now && !self.waits(&self.0[*at], said(&self.0[*at].id)))
             .collect();
@@ -292,6 +300,22 @@ mod tests {
         assert_eq!(kinds(&watches.due(NOW + 120_000, |_| said)), [Kind::Readiness]);
         watches.tend([].into_iter(), false, NOW);
         assert_eq!(watches.next(|_| said), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_stop_the_questions() {
+        let c = container(false);
+        let (mut watches, mut said) = (Watches::default(), Said::default());
+        watches.tend([(&c, &seen("x", NOW))].into_iter(), false, NOW);
+        let asked = watches.due(NOW + 20_000, |_| said);
+        assert_eq!(asked.len(), 2);
+        for due in &asked {
+            watches.answered(due, &Answer::Yes, &mut said);
+        }
+        let back = NOW - 3_600_000;
+        assert!(watches.due(back, |_| said).is_empty());
+        assert!(watches.next(|_| said).unwrap() <= back + 10_000);
+        assert_eq!(watches.due(back + 10_000, |_| said).len(), 2);
     }
 
     #[test]

@@ -6,16 +6,20 @@
 mod conditions;
 mod containers;
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::memory::Verdict;
 use super::plan::{Goal, Look, Plan};
 
 /// What the status needs to know of the machine.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Place {
     /// The node's addresses, the main one first.
     pub(crate) host_ips: Vec<String>,
+    /// The runtime's name, which ids of containers begin with.
+    pub(crate) runtime: Arc<str>,
 }
 
 /// The status as it should be stored.
@@ -23,9 +27,9 @@ pub(crate) fn status(look: Look<'_>, plan: &Plan, place: &Place) -> Value {
     let pod = look.pod;
     let old = &pod.status;
     let mut new = old.as_object().cloned().unwrap_or_default();
-    let main = containers::of(look, plan, containers::List::Main);
-    let init = containers::of(look, plan, containers::List::Init);
-    let ephemeral = containers::of(look, plan, containers::List::Ephemeral);
+    let main = containers::of(look, plan, place, containers::List::Main);
+    let init = containers::of(look, plan, place, containers::List::Init);
+    let ephemeral = containers::of(look, plan, place, containers::List::Ephemeral);
     let verdict = match &plan.goal {
         Goal::End(verdict) => verdict.as_ref(),
         _ => look.memory.verdict.as_ref(),

@@ -250,7 +250,7 @@ impl Storm {
                             });
                             running.next().is_some_and(|c| {
                                 told["restartCount"] == c.attempt()
-                                    && told["containerID"] == format!("containerd://{}", c.status.id)
+                                    && told["containerID"] == format!("fake://{}", c.status.id)
                             })
                         })
                 })

@@ -1,7 +1,8 @@
 //! A stage for pods: an API server over a store of its own, the fake runtime, and an agent that can be killed and started again. Time is tokio's,
 //! paused; what waits on the store's own thread lets it run ahead, so tests wait for states, never for times.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use metastore::store::{ObjectKey, Store, StoreOptions};
 use serde_json::{Value, json};
 
 use super::means::{Making, Means, Refusal, Work};
-use super::{Options, Pods, labels, lock, log_dir};
+use super::{Options, Pods, lock, log_dir};
 use crate::cluster::{Cluster, EVENTS, Key, PODS};
 use crate::events::Recorder;
 use crate::pod::{Container, Pod};
+use crate::setup::label;
 
 pub(crate) const NODE: &str = "press";
 /// How long a test waits for what happens on its own, in real time.
@@ -42,9 +44,21 @@ pub(crate) struct Plain {
     pub(crate) resized: Mutex<Vec<String>>,
     /// What is on the disk of pods nobody knows.
     pub(crate) left_over: Mutex<Vec<String>>,
+    /// What a pod is turned away with that nobody found a place for.
+    pub(crate) away: Mutex<Option<Refusal>>,
+    /// How many times its files cannot be brought up to date, and how often that was tried.
+    pub(crate) stale: AtomicU32,
+    pub(crate) refreshed: AtomicU32,
+    /// The next container that is made breaks its task.
+    pub(crate) breaks: AtomicBool,
 }
 
 impl Means for Plain {
+    fn admits(&self, _: &Pod, placed: bool) -> Result<(), Refusal> {
+        let away = lock(&self.away).clone().filter(|_| !placed);
+        away.map_or(Ok(()), Err)
+    }
+
     fn prepare<'a>(&'a self, _: &'a Pod) -> Work<'a, Result<(), Refusal>> {
         Box::pin(async { Ok(()) })
     }
@@ -72,7 +86,7 @@ impl Means for Plain {
             }),
             hostname: pod.metadata.name.clone(),
             log_directory: log_dir(&self.logs, &pod.key(), pod.uid()).display().to_string(),
-            labels: labels::of_sandbox(pod, NODE),
+            labels: labels(pod, None),
             linux: Some(v1::LinuxPodSandboxConfig {
                 security_context: Some(security_context),
                 ..v1::LinuxPodSandboxConfig::default()
@@ -85,6 +99,7 @@ impl Means for Plain {
     fn container<'a>(&'a self, making: Making<'a>) -> Work<'a, Result<v1::ContainerConfig, Refusal>> {
         Box::pin(async move {
             let name = making.container.name.as_str();
+            assert!(!self.breaks.swap(false, Ordering::Relaxed), "a task that breaks");
             if let Some((_, refusal)) = lock(&self.refuse).as_ref().filter(|(n, _)| n == name) {
                 return Err(refusal.clone());
             }
@@ -102,16 +117,21 @@ impl Means for Plain {
                 }),
                 command: making.container.command.clone(),
                 args: making.container.args.clone(),
-                labels: labels::of_container(making.pod, name, NODE),
-                annotations: labels::annotations(making.pod, making.container, making.attempt),
+                labels: labels(making.pod, Some(name)),
+                annotations: annotations(making),
                 log_path: format!("{name}/{}.log", making.attempt),
                 ..v1::ContainerConfig::default()
             })
         })
     }
 
-    fn refresh<'a>(&'a self, _: &'a Pod) -> Work<'a, ()> {
-        Box::pin(async {})
+    fn refresh<'a>(&'a self, _: &'a Pod) -> Work<'a, bool> {
+        Box::pin(async move {
+            self.refreshed.fetch_add(1, Ordering::Relaxed);
+            let stale = self.stale.load(Ordering::Relaxed);
+            self.stale.store(stale.saturating_sub(1), Ordering::Relaxed);
+            stale == 0
+        })
     }
 
     fn concerned(&self, _: &ObjectKey) -> Vec<String> {
@@ -135,6 +155,43 @@ impl Means for Plain {
         lock(&self.resized).push(id.to_owned());
         Box::pin(async { Ok(()) })
     }
+}
+
+/// Labels of a pod's sandbox, or of one of its containers.
+fn labels(pod: &Pod, container: Option<&str>) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    match container {
+        None => labels.extend(pod.metadata.labels.clone()),
+        Some(name) => drop(labels.insert(label::CONTAINER_NAME.to_owned(), name.to_owned())),
+    }
+    let ours = [
+        (label::POD_NAME, pod.metadata.name.as_str()),
+        (label::POD_NAMESPACE, pod.metadata.namespace.as_str()),
+        (label::POD_UID, pod.uid()),
+        (label::NODE, NODE),
+    ];
+    labels.extend(ours.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    labels
+}
+
+/// Annotations of a container.
+fn annotations(making: Making<'_>) -> BTreeMap<String, String> {
+    let Making {
+        pod,
+        container,
+        attempt,
+        ..
+    } = making;
+    let grace = pod.spec.termination_grace_period_seconds.unwrap_or(30);
+    [
+        (label::HASH, crate::setup::hash(container)),
+        (label::RESTARTS, attempt.to_string()),
+        (label::MESSAGE_PATH, container.termination_message_path.clone()),
+        (label::MESSAGE_POLICY, container.termination_message_policy.clone()),
+        (label::GRACE, grace.to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
 }
 
 /// A Pod of these containers.
@@ -175,6 +232,10 @@ impl Stage {
                 torn_down: Mutex::default(),
                 resized: Mutex::default(),
                 left_over: Mutex::default(),
+                away: Mutex::default(),
+                stale: AtomicU32::default(),
+                refreshed: AtomicU32::default(),
+                breaks: AtomicBool::default(),
             }),
             trust_store: AtomicBool::new(true),
             agent: Mutex::default(),

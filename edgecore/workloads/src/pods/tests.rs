@@ -19,7 +19,8 @@ async fn a_pod_runs_and_its_status_says_so() {
     assert_eq!(running.len(), 1);
     assert_eq!(
         container["containerID"],
-        format!("containerd://{}", running[0].status.id)
+        format!("fake://{}", running[0].status.id),
+        "by the runtime's own name"
     );
     assert_eq!(container["restartCount"], 0);
     assert_eq!(
@@ -53,6 +54,32 @@ async fn a_pod_runs_and_its_status_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_the_machine_does_not_take_fails_and_nothing_of_it_begins() {
+    let stage = Stage::new().await;
+    stage.create(pod("before", json!({}))).await;
+    stage.phase("before", "Running").await;
+    *lock(&stage.means.away) = Some(Refusal::new("OutOfcpu", "Pod was rejected: no"));
+    stage.create(pod("p", json!({}))).await;
+    stage.phase("p", "Failed").await;
+    let status = stage.status("p");
+    assert_eq!(
+        (&status["reason"], &status["message"]),
+        (&json!("OutOfcpu"), &json!("Pod was rejected: no"))
+    );
+    assert_eq!(stage.fake.sandboxes().len(), 1);
+    stage
+        .until("it is told", |s| {
+            s.told().iter().any(|(reason, _)| reason == "OutOfcpu")
+        })
+        .await;
+    // Who has begun is not asked again, nor by another agent.
+    stage.kill().await;
+    stage.start();
+    stage.phase("before", "Running").await;
+    assert_eq!(stage.fake.running("main").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deleted_pod_is_gone_from_the_runtime_before_its_object_goes() {
     let stage = Stage::new().await;
     stage.create(pod("p", json!({}))).await;
@@ -65,6 +92,36 @@ async fn a_deleted_pod_is_gone_from_the_runtime_before_its_object_goes() {
     let at = |name: &str| names.iter().position(|n| *n == name).unwrap();
     assert!(at("stop_container") < at("stop_pod_sandbox") && at("stop_pod_sandbox") < at("remove_pod_sandbox"));
     stage.until("its task has ended", |s| s.pods().all().is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_image_makes_the_container_start_again() {
+    let stage = Stage::new().await;
+    stage.fake.image("app:2");
+    stage.create(pod("p", json!({"restartPolicy": "Never"}))).await;
+    stage.phase("p", "Running").await;
+    let key = Key::new("default", "p");
+    let change = |pod: &mut serde_json::Value| {
+        pod["spec"]["containers"][0]["image"] = "app:2".into();
+        Ok(())
+    };
+    stage.cluster.modify(crate::cluster::PODS, &key, change).await.unwrap();
+    stage
+        .until("it was started again", |s| {
+            s.fake.running("main").iter().any(|c| c.attempt() == 1)
+        })
+        .await;
+    stage
+        .until("its status says so", |s| {
+            s.status("p")["containerStatuses"][0]["restartCount"] == 1
+        })
+        .await;
+    assert_eq!(stage.fake.running("main").len(), 1);
+    let event = (
+        "Killing".to_owned(),
+        "Container main definition changed, will be restarted".to_owned(),
+    );
+    stage.until("it says why", |s| s.told().contains(&event)).await;
 }
 
 #[tokio::test(start_paused = true)]

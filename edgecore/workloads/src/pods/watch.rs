@@ -61,7 +61,7 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: Drain) {
             () = drain.stopping() => return,
             tapped = tap.next() => match tapped {
                 Tapped::Event(event) => note(shared, &event, &drain),
-                Tapped::Missed => all_pods(shared, &drain),
+                Tapped::Missed => missed(shared, &drain),
                 Tapped::Closed => return,
             },
             happened = next(&mut link) => match happened {
@@ -81,6 +81,8 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: Drain) {
                 // Only while the runtime tells what there is.
                 let ready = !matches!(link, Link::Down) && shared.options.trust_store;
                 sweep_at = Instant::now() + if ready { SWEEP } else { SAFETY };
+                // A pod whose task broke before anything of it began gets another one.
+                all_pods(shared, &drain);
                 if ready {
                     let shared = Arc::clone(shared);
                     drop(drain.spawn(async move { clean::sweep(&shared).await }));
@@ -137,6 +139,18 @@ fn all_pods(shared: &Arc<Shared>, drain: &Drain) {
             }
         }
         Err(e) => tracing::warn!(error = %e, "Pods cannot be listed."),
+    }
+}
+
+/// The store told less than happened: it may have been deletions, or contents of volumes.
+pub(super) fn missed(shared: &Arc<Shared>, drain: &Drain) {
+    all_pods(shared, drain);
+    let tasks: Vec<_> = lock(&shared.tasks).by_uid.values().cloned().collect();
+    for task in tasks {
+        task.tell(|inbox| {
+            inbox.pod = true;
+            inbox.files = true;
+        });
     }
 }
 
@@ -224,8 +238,9 @@ fn manifests(shared: &Arc<Shared>, statics: &mut Statics, drain: &Drain) -> Inst
         if tasks.iter().any(|task| *task.uid == *manifest.uid) {
             continue;
         }
-        // The one before it goes first.
-        if tasks.iter().any(|task| task.key == manifest.key) {
+        // The one before it goes first, and so does whoever ends what a broken task left.
+        let taken = lock(&shared.tasks).by_uid.contains_key(&*manifest.uid);
+        if taken || tasks.iter().any(|task| task.key == manifest.key) {
             waits = true;
             continue;
         }
@@ -308,16 +323,21 @@ async fn list(shared: &Arc<Shared>, drain: &Drain, back: bool) -> Result<(), Cri
     Ok(())
 }
 
-/// The runtime has something of a pod without a task: it is ended, as gently as its records allow.
+/// The runtime has something of a pod without a task: one that the store wants gets another task, others are ended, as gently as their records
+/// allow.
 fn orphan(shared: &Arc<Shared>, uid: &str, listed: Listed, drain: &Drain) {
     let Some(key) = listed.key.filter(|_| !uid.is_empty()) else {
         return;
     };
-    let held = shared.cluster.get(PODS, &key);
-    let wanted = held
-        .as_ref()
-        .map_or(true, |pod| pod.as_ref().is_some_and(|p| p["metadata"]["uid"] == uid));
-    if wanted || !shared.options.trust_store {
+    let Ok(held) = shared.cluster.get(PODS, &key) else {
+        return;
+    };
+    if let Some(pod) = held.filter(|p| p["metadata"]["uid"] == uid) {
+        // Its task broke: the next one goes on with what is there.
+        wanted(shared, &pod, drain);
+        return;
+    }
+    if !shared.options.trust_store {
         return;
     }
     tracing::info!(pod = %key, uid, "The store does not want this pod any more: it is ended.");
@@ -336,7 +356,24 @@ impl Shared {
     pub(super) fn place(&self) -> Place {
         Place {
             host_ips: (self.options.host_ips)(),
+            runtime: self.runtime_name.get().map_or_else(|| "containerd".into(), Arc::clone),
         }
+    }
+
+    /// Asks the runtime once for its name, which stands in every container's id.
+    ///
+    /// # Errors
+    /// [`CriError`].
+    pub(super) async fn name_runtime(&self) -> Result<(), CriError> {
+        let ask = || async {
+            let request = v1::VersionRequest {
+                version: "v1".to_owned(),
+            };
+            let is = self.runtime.version(request).await?;
+            Ok::<Arc<str>, CriError>(is.runtime_name.into())
+        };
+        self.runtime_name.get_or_try_init(ask).await?;
+        Ok(())
     }
 
     /// A task has ended.

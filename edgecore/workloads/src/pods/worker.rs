@@ -16,15 +16,15 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::memory::{Memory, Refused, Said};
+use super::memory::{LONGEST_WAIT, Memory, Refused, Said, Verdict};
 use super::observed::{Observed, Seen, State};
 use super::ops::{Hands, Outcome, Where};
-use super::plan::{Action, Goal, Look, Plan};
+use super::plan::{Action, Goal, Look, MAX_GRACE, Plan};
 use super::probe::Watches;
 use super::{Inbox, Running, RunningContainer, Shared, Task, lock, log_dir, look, plan, statics, status};
 use crate::cluster::PODS;
 use crate::events::Tone;
-use crate::pod::Pod;
+use crate::pod::{Pod, Volume};
 
 /// How long a status waits to be written while something is under way that will change it again.
 const SETTLES: Duration = Duration::from_millis(250);
@@ -38,6 +38,17 @@ const SHOW: Duration = Duration::from_secs(20);
 const RETRY_MOST: u64 = 10_000;
 
 type Op = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// Lets go of a task that panics, so that its pod gets another one.
+struct Broken(Arc<Shared>, Arc<Task>);
+
+impl Drop for Broken {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.forget(&self.1);
+        }
+    }
+}
 
 /// See the module.
 pub(super) struct Worker {
@@ -53,7 +64,7 @@ pub(super) struct Worker {
     watches: Watches,
     /// Ids of what is said to have ended and still seems to run: when to look again, and how often that was done.
     doubts: BTreeMap<String, (Instant, u32)>,
-    /// What probes said before this task was there has been taken from the status.
+    /// What probes said before this task was there has been taken from the status, and files have been brought up to date.
     seeded: bool,
     /// The object as it was last, as JSON: a Pod as a value takes ten times the memory.
     last: Option<Bytes>,
@@ -72,6 +83,12 @@ pub(super) struct Worker {
     written: (u64, String),
     /// Containers whose back-off has been told of.
     told: BTreeMap<String, u32>,
+    /// Fingerprint of the labels and annotations that its files tell of.
+    tells: Option<u64>,
+    /// How often its files are being brought up to date now.
+    refreshes: u32,
+    /// The machine has been asked whether it takes the pod.
+    admitted: bool,
 }
 
 impl Worker {
@@ -97,11 +114,15 @@ impl Worker {
             unwritten: None,
             written: (0, String::new()),
             told: BTreeMap::new(),
+            tells: None,
+            refreshes: 0,
+            admitted: false,
         }
     }
 
     /// Until nothing is left of the pod, or the drain begins.
     pub(super) async fn run(mut self, drain: Drain) {
+        let _broken = Broken(Arc::clone(&self.shared), Arc::clone(&self.task));
         let (mut wake, mut look) = (Instant::now(), true);
         loop {
             if look {
@@ -145,6 +166,7 @@ impl Worker {
         let pod = Arc::new(pod);
         let wall = self.shared.now();
         self.seed(&pod);
+        self.admit(&pod);
         let look = Look {
             pod: &pod,
             observed: &self.observed,
@@ -166,6 +188,7 @@ impl Worker {
             return None;
         }
         self.watch(&pod, plan.goal != Goal::Run, wall);
+        self.follow(&pod);
         let hands = self.hands(pod);
         self.tell(&hands, &plan);
         for action in plan.actions {
@@ -352,9 +375,10 @@ impl Worker {
     fn ending(&mut self, mut pod: Pod) -> Pod {
         if !pod.is_terminating() {
             let since = *self.memory.ending_since.get_or_insert_with(|| self.shared.now());
-            let grace = pod.spec.termination_grace_period_seconds.unwrap_or(30).max(0);
-            pod.metadata.deletion_timestamp = Some(crate::time::stamp(since + grace.unsigned_abs() * 1000));
-            pod.metadata.deletion_grace_period_seconds = Some(grace);
+            let grace = pod.spec.termination_grace_period_seconds.unwrap_or(30);
+            let most = u64::try_from(grace).unwrap_or(0).min(MAX_GRACE);
+            pod.metadata.deletion_timestamp = Some(crate::time::stamp(since.saturating_add(most * 1000)));
+            pod.metadata.deletion_grace_period_seconds = i64::try_from(most).ok();
         }
         pod
     }
@@ -389,7 +413,8 @@ impl Worker {
         }
     }
 
-    /// What probes said before this task was there stands in the status: a restart of the agent makes nothing unready.
+    /// What probes said before this task was there stands in the status: a restart of the agent makes nothing unready. What was stored meanwhile
+    /// comes into its files.
     fn seed(&mut self, pod: &Pod) {
         if std::mem::replace(&mut self.seeded, true) {
             return;
@@ -404,6 +429,35 @@ impl Worker {
                 };
                 self.memory.said.insert(seen.id.clone(), said);
             }
+        }
+        // The agent may have been killed between a change and its files.
+        if self.observed.containers.iter().any(Seen::may_run) {
+            self.refresh_files();
+        }
+    }
+
+    /// Asks the machine once whether it takes the pod, before anything of it begins.
+    fn admit(&mut self, pod: &Pod) {
+        if std::mem::replace(&mut self.admitted, true) {
+            return;
+        }
+        let begun = !self.observed.is_empty() || pod.status["startTime"].is_string();
+        if begun || self.task.is_static || pod.is_terminating() || self.memory.verdict.is_some() {
+            return;
+        }
+        let placed = pod.condition("PodScheduled") == Some("True");
+        if let Err(refusal) = self.shared.means.admits(pod, placed) {
+            let about = self.hands(Arc::new(pod.clone())).about;
+            let reason = refusal.reason.clone();
+            self.shared
+                .recorder
+                .tell(&about, Tone::Warning, reason, refusal.message.as_str());
+            self.memory.verdict = Some(Verdict {
+                reason: refusal.reason,
+                message: refusal.message,
+                grace: None,
+                disruption: None,
+            });
         }
     }
 
@@ -636,9 +690,22 @@ impl Worker {
         self.ops.push(op);
     }
 
+    /// Files that tell a container of its own pod follow the pod.
+    fn follow(&mut self, pod: &Pod) {
+        if !pod.spec.volumes.iter().any(Volume::tells_of_the_pod) {
+            return;
+        }
+        let print = crate::time::fingerprint(&(&pod.metadata.labels, &pod.metadata.annotations));
+        let before = self.tells.replace(print);
+        if before.is_some_and(|before| before != print) && self.observed.containers.iter().any(Seen::may_run) {
+            self.refresh_files();
+        }
+    }
+
     fn refresh_files(&mut self) {
         if let Some(pod) = self.read() {
             let hands = self.hands(Arc::new(pod));
+            self.refreshes += 1;
             self.ops.push(Box::pin(hands.refresh()));
         }
     }
@@ -660,7 +727,7 @@ impl Worker {
                 self.memory.sandbox_refused = Some(Refused {
                     reason: refusal.reason,
                     message: refusal.message,
-                    retry_at: now + wait,
+                    retry_at: now + wait.min(LONGEST_WAIT),
                     times: times + 1,
                 });
                 self.stale().await;
@@ -675,7 +742,8 @@ impl Worker {
                     Err(refusal) => {
                         let times = self.memory.refused.get(&name).map_or(0, |r| r.times);
                         let wait = refusal.after.map_or_else(|| retry(times), millis);
-                        self.memory.refuse(&name, refusal.reason, refusal.message, now + wait);
+                        self.memory
+                            .refuse(&name, refusal.reason, refusal.message, now + wait.min(LONGEST_WAIT));
                     }
                 }
                 match made {
@@ -695,7 +763,15 @@ impl Worker {
                     self.known = false;
                 }
             }
-            Outcome::Replaced | Outcome::Refreshed => return false,
+            Outcome::Replaced => return false,
+            Outcome::Refreshed(ok) => {
+                self.refreshes = self.refreshes.saturating_sub(1);
+                // Another one that is under way does as well.
+                if !ok && self.refreshes == 0 && !self.memory.torn_down {
+                    self.refresh_files();
+                }
+                return false;
+            }
             Outcome::Probed { due, answer } => {
                 let said = self.memory.said.entry(due.id.clone()).or_default();
                 return self.watches.answered(&due, &answer, said);

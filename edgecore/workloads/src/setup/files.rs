@@ -13,7 +13,7 @@ use crate::pod::{Container, Pod};
 
 const HOSTS: &str = "/etc/hosts";
 /// Longest hosts file of the machine that is passed on.
-const MAX_HOSTS: u64 = 1024 * 1024;
+pub(super) const MAX_HOSTS: u64 = 1024 * 1024;
 /// Last words are kept of this many runs of a container.
 const KEPT_RUNS: u32 = 2;
 
@@ -96,16 +96,23 @@ fn forget_old_runs(host: &Host, pod: &Pod, container: &Container, attempt: u32) 
     }
 }
 
+/// The machine's own hosts file; empty when it has none. Its comments may be in any encoding, and a long file is cut anywhere.
+pub(super) fn machine_hosts(path: &Path) -> io::Result<String> {
+    let file = match fs::File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        other => other?,
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_HOSTS).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// The hosts file: the machine's own for a pod in its network, else one with the pod's addresses.
 fn hosts(host: &Host, pod: &Pod, ips: &[IpAddr]) -> io::Result<String> {
     let mut text = String::new();
     if pod.spec.host_network {
         text.push_str("# Kubernetes-managed hosts file (host network).\n");
-        match fs::File::open(HOSTS) {
-            Ok(file) => drop(file.take(MAX_HOSTS).read_to_string(&mut text)?),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-        }
+        text.push_str(&machine_hosts(Path::new(HOSTS))?);
     } else {
         text.push_str(
             "# Kubernetes-managed hosts file.\n\

@@ -20,17 +20,6 @@ pub(crate) enum Qos {
     BestEffort,
 }
 
-impl Qos {
-    /// As `status.qosClass` has it.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Guaranteed => "Guaranteed",
-            Self::Burstable => "Burstable",
-            Self::BestEffort => "BestEffort",
-        }
-    }
-}
-
 /// A quantity in whole units, rounded up; 0 when there is none.
 pub(crate) fn amount(quantities: &BTreeMap<String, Value>, name: &str) -> i64 {
     parts(quantities, name, 1_000_000_000)

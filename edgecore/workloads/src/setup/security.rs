@@ -1,5 +1,7 @@
 //! What a container may do: the pod's word where the container has none of its own.
 
+use std::path::{Component, Path};
+
 use cri::v1::security_profile::ProfileType;
 use cri::v1::{
     Capability, Int64Value, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, SeLinuxOption,
@@ -180,12 +182,22 @@ fn seccomp_profile(said: &SeccompProfile, host: &Host) -> Result<SecurityProfile
             let missing = "localhostProfile must be set if seccompProfile type is Localhost.";
             return Err(SetupError::container(missing));
         }
+        // Whoever makes a pod has no say in what else is on the machine.
+        "Localhost" if !is_inside(&said.localhost_profile) => {
+            let wrong = "localhostProfile must be a relative path without '..'";
+            return Err(SetupError::container(wrong));
+        }
         "Localhost" => {
             let path = host.seccomp.join(&said.localhost_profile);
             profile(ProfileType::Localhost, path.to_string_lossy().into_owned())
         }
         _ => profile(ProfileType::Unconfined, String::new()),
     })
+}
+
+/// Whether a path stays in the folder that it is joined to.
+fn is_inside(path: &str) -> bool {
+    Path::new(path).components().all(|c| matches!(c, Component::Normal(_)))
 }
 
 fn apparmor_profile(said: &SeccompProfile) -> SecurityProfile {

@@ -8,7 +8,7 @@ use metastore::store::{SealKey, Store, StoreOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::Host;
+use super::{Host, Ips};
 use crate::cluster::Cluster;
 use crate::pod::Pod;
 
@@ -28,7 +28,9 @@ pub(crate) async fn cluster_with(more: impl FnOnce(Builder) -> Builder) -> (Temp
 pub(crate) fn host(dir: &Path) -> Host {
     Host {
         node: Arc::from("gw-1"),
-        ips: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+        ips: Ips(Arc::new(|| {
+            vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()]
+        })),
         logs: dir.join("logs"),
         pods: dir.join("pods"),
         seccomp: dir.join("seccomp"),

@@ -287,6 +287,36 @@ fn a_containers_own_word_goes_before_the_pods() {
 }
 
 #[test]
+fn a_profile_is_one_of_its_folder() {
+    for path in ["/etc/p.json", "..", "../p.json", "a/../../p.json", "a/..", "./p.json"] {
+        let profile = json!({"type": "Localhost", "localhostProfile": path});
+        let pod = pod_of(json!({"securityContext": {"seccompProfile": profile}}));
+        let error = configured(&pod, &image()).unwrap_err();
+        assert_eq!(
+            (error.reason, error.message.as_str()),
+            (
+                "CreateContainerConfigError",
+                "localhostProfile must be a relative path without '..'"
+            ),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn the_machines_addresses_are_those_of_now() {
+    let known = Arc::new(std::sync::Mutex::new(Vec::<IpAddr>::new()));
+    let told = Arc::clone(&known);
+    let mut host = host(&PathBuf::new());
+    host.ips = Ips(Arc::new(move || told.lock().unwrap().clone()));
+    let pod = pod(json!({}));
+    let both = || ["status.hostIP", "status.hostIPs"].map(|path| field(&pod, path, &[], &host).unwrap());
+    assert_eq!(both(), ["", ""], "the lease is not there yet");
+    *known.lock().unwrap() = ips();
+    assert_eq!(both(), ["10.42.0.9", "10.42.0.9,fd00::9"]);
+}
+
+#[test]
 fn who_must_not_be_root_is_not() {
     let as_user = |user: Option<i64>, name: &str| ImageRef {
         user,
@@ -612,4 +642,20 @@ fn every_pod_has_its_files() {
         1,
         "no address yet"
     );
+}
+
+#[test]
+fn the_machines_hosts_file_need_not_be_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hosts");
+    assert_eq!(files::machine_hosts(&path).unwrap(), "");
+    std::fs::write(&path, b"127.0.0.1 localhost # caf\xe9\n10.0.0.1 plc\n").unwrap();
+    assert_eq!(
+        files::machine_hosts(&path).unwrap(),
+        "127.0.0.1 localhost # caf\u{fffd}\n10.0.0.1 plc\n"
+    );
+    let mut long = vec![b'#'; usize::try_from(files::MAX_HOSTS).unwrap() - 1];
+    long.extend("\u{e9}\n".as_bytes());
+    std::fs::write(&path, long).unwrap();
+    assert!(files::machine_hosts(&path).unwrap().ends_with("#\u{fffd}"));
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cri::v1::{
-    ContainerFilter, CreateContainerRequest, ExecSyncRequest, PodSandboxConfig, RemovePodSandboxRequest,
-    RunPodSandboxRequest, StartContainerRequest, StopPodSandboxRequest, VersionRequest,
+    ContainerFilter, CreateContainerRequest, ExecSyncRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
+    StartContainerRequest, StopPodSandboxRequest, VersionRequest,
 };
 use metastore::api::TokenOptions;
 use serde_json::{Value, json};
@@ -278,7 +278,7 @@ async fn needs_root_a_pod_gets_all_that_it_asked_for() {
     cluster.modify(CONFIG_MAPS, &key, change).await.unwrap();
     let changed = ObjectKey::new("", "configmaps", "default", "c");
     assert_eq!(supply.concerned(&changed), [pod.uid()]);
-    supply.refresh(&pod).await;
+    assert!(supply.refresh(&pod).await);
     assert_eq!(runner.exec(&id, "cat /etc/app/a /etc/one").await, "one1");
     let mut larger = pod.clone();
     for list in [
@@ -294,8 +294,8 @@ async fn needs_root_a_pod_gets_all_that_it_asked_for() {
     let again = start(1).await;
     assert_eq!(runner.exec(&again, "cat /etc/one").await, "one");
     // Images in use stay.
-    images.collect_garbage(0).await.unwrap();
-    assert_eq!(images.collect_garbage(u64::MAX).await.unwrap().images, 0);
+    images.collect_garbage(0, false).await.unwrap();
+    assert_eq!(images.collect_garbage(u64::MAX, false).await.unwrap().images, 0);
 
     let of = |pod_sandbox_id: &String| StopPodSandboxRequest {
         pod_sandbox_id: pod_sandbox_id.clone(),

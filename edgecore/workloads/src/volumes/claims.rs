@@ -90,6 +90,12 @@ fn is_of(volume: &Value, claim: &Value) -> bool {
         && (uid.is_empty() || meta["uid"] == uid)
 }
 
+/// Whether a volume was bound to a claim of this name, be it there or gone. One that is only kept for such a claim was not.
+pub(super) fn was_of(volume: &Value, namespace: &str, name: &str) -> bool {
+    let reference = &volume["spec"]["claimRef"];
+    reference["namespace"] == namespace && reference["name"] == name && !text(reference, "/uid").is_empty()
+}
+
 /// Whether a volume that nobody has is what a claim asks for.
 fn fits(volume: &Value, claim: &Value) -> bool {
     let (has, wants) = (&volume["spec"], &claim["spec"]);
@@ -112,38 +118,44 @@ impl Claims {
         let claim = self.cluster.get(CLAIMS, key)?;
         let volumes = self.cluster.list(PERSISTENT, None)?;
         let Some(claim) = claim else {
-            return self.release(key, &volumes).await;
+            return self.release(key, "", &volumes).await;
         };
-        let named = text(&claim, "/spec/volumeName");
+        // Its own first: what an earlier claim of the name left may have to wait for a pod.
+        self.settle(key, &claim, &volumes).await?;
+        self.release(key, text(&claim, "/metadata/uid"), &volumes).await
+    }
+
+    /// Brings a claim to its volume.
+    async fn settle(&self, key: &Key, claim: &Value, volumes: &[Value]) -> Result<(), Status> {
+        let named = text(claim, "/spec/volumeName");
         let volume = if named.is_empty() {
-            let own = volumes.iter().find(|v| is_of(v, &claim));
+            let own = volumes.iter().find(|v| is_of(v, claim));
             let free = volumes
                 .iter()
-                .filter(|v| v["spec"]["claimRef"].is_null() && fits(v, &claim));
+                .filter(|v| v["spec"]["claimRef"].is_null() && fits(v, claim));
             let size = |v: &&Value| quantity_nanos(&v["spec"]["capacity"]["storage"]);
             match own.or_else(|| free.min_by_key(size)) {
                 Some(volume) => volume.clone(),
-                None => match self.make(&claim).await? {
+                None => match self.make(claim).await? {
                     Some(volume) => volume,
-                    None => return Ok(None),
+                    None => return Ok(()),
                 },
             }
         } else {
             let found = volumes.iter().find(|v| text(v, "/metadata/name") == named);
-            match found.filter(|v| v["spec"]["claimRef"].is_null() || is_of(v, &claim)) {
+            match found.filter(|v| v["spec"]["claimRef"].is_null() || is_of(v, claim)) {
                 Some(volume) => volume.clone(),
                 None => {
-                    if text(&claim, "/status/phase") == "Bound" {
+                    if text(claim, "/status/phase") == "Bound" {
                         let lost = "Bound claim has lost its PersistentVolume. Data on the volume is lost!";
-                        self.events.tell(&claim, Tone::Warning, "ClaimLost", lost);
+                        self.events.tell(claim, Tone::Warning, "ClaimLost", lost);
                         self.phase(CLAIMS, key, "Lost").await?;
                     }
-                    return Ok(None);
+                    return Ok(());
                 }
             }
         };
-        self.bind(key, &claim, &volume).await?;
-        Ok(None)
+        self.bind(key, claim, &volume).await
     }
 
     /// Makes a folder for a claim, and the volume that it is. `None`: that is not for us to do, or cannot be.
@@ -246,19 +258,21 @@ impl Claims {
         self.cluster.modify_status(kind, key, set).await.map(drop)
     }
 
-    /// The volumes of a claim that is gone, and those that never had one.
-    async fn release(&self, key: &Key, volumes: &[Value]) -> Reconciled {
+    /// The volumes of a claim that is gone, and those that never had one. `present`: uid of the claim that has the name now, empty for none; what
+    /// is its own stays.
+    async fn release(&self, key: &Key, present: &str, volumes: &[Value]) -> Reconciled {
+        let mut again = None;
         for volume in volumes {
             let claim = &volume["spec"]["claimRef"];
             let place = Key::of(volume);
             if claim.is_null() {
-                if matches!(text(volume, "/status/phase"), "" | "Pending") {
+                // A claim that is there may have taken it just now.
+                if present.is_empty() && matches!(text(volume, "/status/phase"), "" | "Pending") {
                     self.phase(PERSISTENT, &place, "Available").await?;
                 }
                 continue;
             }
-            let of_it = claim["namespace"] == *key.namespace && claim["name"] == *key.name;
-            if !of_it || text(claim, "/uid").is_empty() {
+            if !was_of(volume, &key.namespace, &key.name) || text(claim, "/uid") == present {
                 continue;
             }
             self.phase(PERSISTENT, &place, "Released").await?;
@@ -267,7 +281,8 @@ impl Claims {
                 continue;
             }
             if self.is_used(key)? {
-                return Ok(Some(IN_USE));
+                again = Some(IN_USE);
+                continue;
             }
             // By its own name, whatever the object says of a path.
             if is_name(&place.name) && place.name.starts_with("pvc-") {
@@ -281,7 +296,7 @@ impl Claims {
                 .delete(PERSISTENT, &place, &DeleteOptions::default())
                 .await?;
         }
-        Ok(None)
+        Ok(again)
     }
 
     /// Whether a pod that still runs names the claim.
@@ -361,6 +376,22 @@ mod tests {
             )
         }
 
+        async fn delete(&self, kind: Kind, name: &str) {
+            let options = DeleteOptions {
+                grace: Some(0),
+                ..DeleteOptions::default()
+            };
+            let key = Key::new("default", name);
+            self.cluster.delete(kind, &key, &options).await.unwrap();
+        }
+
+        /// A pod that mounts a claim.
+        async fn pod(&self, name: &str, claim: &str) {
+            let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": {
+                "containers": [{"name": "a", "image": "x"}], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}});
+            self.cluster.create(pod).await.unwrap();
+        }
+
         fn phase(&self, volume: &str) -> String {
             let volume = self
                 .cluster
@@ -435,24 +466,11 @@ mod tests {
         assert_eq!(stage.look("c").await.1, name);
 
         let key = Key::new("default", "c");
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"}, "spec": {
-            "containers": [{"name": "a", "image": "x"}], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}});
-        stage.cluster.create(pod).await.unwrap();
-        let delete = async |kind: Kind, name: &str| {
-            let options = DeleteOptions {
-                grace: Some(0),
-                ..DeleteOptions::default()
-            };
-            stage
-                .cluster
-                .delete(kind, &Key::new("default", name), &options)
-                .await
-                .unwrap();
-        };
-        delete(CLAIMS, "c").await;
+        stage.pod("p", "c").await;
+        stage.delete(CLAIMS, "c").await;
         assert_eq!(stage.claims.reconcile(&key).await.unwrap(), Some(IN_USE));
         assert!(path.join("data").exists(), "a pod still has it");
-        delete(PODS, "p").await;
+        stage.delete(PODS, "p").await;
         assert_eq!(stage.claims.reconcile(&key).await.unwrap(), None);
         assert!(!path.exists());
         assert_eq!(stage.phase(&name), "");
@@ -462,5 +480,36 @@ mod tests {
         let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "fast"}, "provisioner": PROVISIONER});
         stage.cluster.create(class).await.unwrap();
         assert_eq!(stage.look("classy").await.0, "Bound");
+    }
+    #[tokio::test]
+    async fn what_an_earlier_claim_of_the_name_had_is_released() {
+        let stage = Stage::new().await;
+        stage.volume("kept", "2Gi", json!({})).await;
+        stage.claim("k", json!({"storageClassName": ""})).await;
+        stage.claim("c", json!({})).await;
+        assert_eq!(stage.look("k").await, pair("Bound", "kept"));
+        let (_, old) = stage.look("c").await;
+        // Nobody looks between the end of the one and the other.
+        for name in ["k", "c"] {
+            stage.delete(CLAIMS, name).await;
+        }
+        stage.pod("p", "c").await;
+        stage.claim("k", json!({"storageClassName": ""})).await;
+        stage.claim("c", json!({})).await;
+        assert_eq!(stage.look("k").await, pair("Pending", ""));
+        assert_eq!(stage.phase("kept"), "Released");
+
+        let key = Key::new("default", "c");
+        assert_eq!(stage.claims.reconcile(&key).await.unwrap(), Some(IN_USE));
+        let (phase, new) = stage.look("c").await;
+        assert_eq!((phase.as_str(), stage.phase(&new).as_str()), ("Bound", "Bound"));
+        assert_ne!(new, old);
+        let path = |name: &str| stage.dir.path().join("volumes").join(name);
+        assert!(path(&old).exists(), "a pod may have it");
+        assert_eq!(stage.phase(&old), "Released");
+        stage.delete(PODS, "p").await;
+        assert_eq!(stage.claims.reconcile(&key).await.unwrap(), None);
+        assert_eq!((path(&old).exists(), path(&new).exists()), (false, true));
+        assert_eq!((stage.phase(&old).as_str(), stage.phase(&new).as_str()), ("", "Bound"));
     }
 }

@@ -578,6 +578,72 @@ async fn needs_root_claims_lead_to_their_volume() {
         (fs::metadata(data.join("old")).unwrap().gid(), mode(&data) & 0o2070),
         (99, 0o2070)
     );
+
+    // A pod that has its volume keeps it when the claim is gone; another one gets nothing.
+    let delete = async |kind: Kind, key: &Key| {
+        let options = DeleteOptions::default();
+        stage.cluster.delete(kind, key, &options).await.unwrap();
+    };
+    delete(CLAIMS, &key).await;
+    assert_eq!(stage.volumes.prepared(&pod).await.unwrap(), mounted);
+    let claim_again = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "claim"}}]);
+    let late = stage.pod(claim_again, json!({})).await;
+    let gone = "error processing PVC plant/claim: persistentvolumeclaims \"claim\" not found";
+    assert_eq!(stage.volumes.prepare(&late).await.unwrap_err().0, gone);
+    let reference = json!({"kind": "PersistentVolumeClaim", "namespace": "plant", "name": "claim"});
+    let mut other = json!({"spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+        "hostPath": {"path": "/none"}, "claimRef": reference}});
+    stage.make("PersistentVolume", "", "waits", other.clone()).await;
+    assert_eq!(stage.volumes.prepared(&pod).await.unwrap(), mounted);
+    other["spec"]["claimRef"]["uid"] = "another".into();
+    stage.make("PersistentVolume", "", "older", other).await;
+    let refused = stage.volumes.prepared(&pod).await.unwrap_err();
+    assert!(refused.0.contains("several PVs"), "{refused}");
+    delete(PERSISTENT, &Key::new("", "older")).await;
+    delete(PERSISTENT, &Key::new("", "vol")).await;
+    assert_eq!(stage.volumes.prepared(&pod).await.unwrap_err().0, gone);
+
     stage.volumes.tear_down(pod.uid()).await.unwrap();
     assert!(data.join("old").exists());
+}
+
+#[tokio::test]
+async fn nothing_is_taken_away_while_somebody_works_on_it() {
+    let stage = Stage::new().await;
+    let folder = stage.volumes.folder("u").unwrap();
+    fs::create_dir_all(folder.join("volumes")).unwrap();
+    let mut going = Box::pin(stage.volumes.tear_down("u"));
+    stage.volumes.in_turn("u", || {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(going.as_mut().poll(&mut context).is_pending());
+        // The list has the turn, so do we, and then who waits for it.
+        let waits = || Arc::strong_count(&stage.volumes.turns.lock().unwrap()["u"]) > 2;
+        while folder.exists() && !waits() {
+            std::thread::yield_now();
+        }
+        assert!(folder.exists());
+    });
+    going.await.unwrap();
+    assert!(!folder.exists());
+}
+
+#[tokio::test]
+async fn read_only_goes_below_where_the_runtime_can() {
+    let mut stage = Stage::new().await;
+    Arc::make_mut(&mut stage.volumes.host).recursive_read_only = true;
+    let below = |said: &str, propagation: &str| {
+        let mount = json!({"name": "e", "mountPath": "/a", "readOnly": true, "recursiveReadOnly": said,
+            "mountPropagation": propagation});
+        let pod = Pod::read(json!({"metadata": {"uid": "u"}, "spec": mounting(json!([mount]))})).unwrap();
+        let mount = &pod.spec.containers[0].volume_mounts[0];
+        stage.volumes.is_read_only_below(mount)
+    };
+    for (said, want) in [("Disabled", false), ("IfPossible", true), ("Enabled", true)] {
+        assert_eq!(below(said, "None"), Ok(want), "{said}");
+    }
+    assert_eq!(
+        below("Enabled", "HostToContainer").unwrap_err(),
+        "failed to resolve recursive read-only mode: volume \"e\" requested recursive read-only mode, but it is not compatible with \
+         propagation \"HostToContainer\""
+    );
 }

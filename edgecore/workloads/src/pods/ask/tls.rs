@@ -1,4 +1,5 @@
-//! TLS towards a container, without a look at its certificate: a probe asks whether the container answers, not who it is, and tells it nothing.
+//! TLS towards a container for HTTPS probes, without a look at its certificate, as Kubernetes defines them: a container shows what it made itself,
+//! for a name that is not its address. A probe asks whether it answers, not who it is, and tells it nothing worth hiding. Used for nothing else.
 
 use std::sync::{Arc, OnceLock};
 

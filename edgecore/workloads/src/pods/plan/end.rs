@@ -1,7 +1,7 @@
 //! The plan of a pod that ends.
 
 use super::super::observed::{Sandbox, Seen, State};
-use super::{Action, Goal, Look, MIN_GRACE, Plan};
+use super::{Action, Goal, Look, MAX_GRACE, MIN_GRACE, Plan};
 use crate::pod::Container;
 
 pub(super) fn plan(look: Look<'_>, goal: Goal) -> Plan {
@@ -20,7 +20,7 @@ pub(super) fn plan(look: Look<'_>, goal: Goal) -> Plan {
             .busy
             .stops
             .get(&seen.id)
-            .is_some_and(|until| *until > deadline + 1000);
+            .is_some_and(|until| *until > deadline.saturating_add(1000));
         if (slow || !memory.busy.ids.contains(&seen.id)) && is_its_turn(look, seen) {
             plan.actions.push(Action::Stop {
                 id: seen.id.clone(),
@@ -94,11 +94,11 @@ fn deadline(look: Look<'_>, goal: &Goal) -> u64 {
         Goal::Run => (own, now),
     };
     let least = MIN_GRACE * 1000;
-    until.clamp(now + least, now + ms(grace).max(least))
+    until.clamp(now.saturating_add(least), now.saturating_add(ms(grace).max(least)))
 }
 
 fn ms(seconds: i64) -> u64 {
-    u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)
+    u64::try_from(seconds).unwrap_or(0).min(MAX_GRACE) * 1000
 }
 
 /// Whether it is a container's turn to end: sidecars end after the main containers, the last first.

@@ -2,7 +2,10 @@
 
 use super::super::memory::Memory;
 use super::super::observed::{Observed, Sandbox, Seen, State, millis};
-use super::{Action, Goal, Look, Past, Plan, deadline, has_started, next_attempt, resources_of, restarts, status_of};
+use super::{
+    Action, Goal, Look, MAX_GRACE, MIN_GRACE, Past, Plan, deadline, has_started, is_other, next_attempt, resources_of,
+    restarts, status_of,
+};
 use crate::pod::{Container, ResizePolicy};
 
 /// Whether nothing in the pod will run again: every main container ended for good, or an init container did without success.
@@ -27,7 +30,9 @@ pub(super) fn is_over(look: Look<'_>) -> bool {
     }
     let over = |c: &Container| match Past::of(look, &c.name) {
         Past::None => false,
-        Past::Seen(seen) => seen.state == State::Exited && !restarts(pod, Some(seen.exit_code.into())),
+        Past::Seen(seen) => {
+            seen.state == State::Exited && !is_other(c, seen) && !restarts(pod, Some(seen.exit_code.into()))
+        }
         Past::Told(code) => !restarts(pod, code),
     };
     !pod.spec.containers.is_empty() && pod.spec.containers.iter().all(over)
@@ -107,7 +112,7 @@ fn new_sandbox(look: Look<'_>, plan: &mut Plan) {
     if observed.sandboxes.iter().any(waits) || observed.containers.iter().any(Seen::may_run) {
         return;
     }
-    if let Some(refused) = memory.sandbox_refused.as_ref().filter(|r| now < r.retry_at) {
+    if let Some(refused) = memory.sandbox_refused.as_ref().filter(|r| r.waits(now)) {
         plan.wake(refused.retry_at);
         return;
     }
@@ -142,7 +147,9 @@ fn stop(look: Look<'_>, seen: &Seen, message: String, grace: Option<i64>, plan: 
     if look.memory.busy.ids.contains(&seen.id) {
         return;
     }
-    let grace = u64::try_from(grace.unwrap_or(30)).unwrap_or(0).max(super::MIN_GRACE);
+    let grace = u64::try_from(grace.unwrap_or(30))
+        .unwrap_or(0)
+        .clamp(MIN_GRACE, MAX_GRACE);
     plan.actions.push(Action::Stop {
         id: seen.id.clone(),
         name: seen.name.clone(),
@@ -222,7 +229,8 @@ impl Starts<'_, '_> {
                     }
                 }
                 Past::Seen(seen) if seen.state == State::Exited => {
-                    if restarts(look.pod, Some(seen.exit_code.into())) {
+                    // Whatever the policy, when the pod asks for another one by now.
+                    if is_other(container, seen) || restarts(look.pod, Some(seen.exit_code.into())) {
                         self.start(container, Some(seen));
                     }
                 }
@@ -237,8 +245,13 @@ impl Starts<'_, '_> {
         }
     }
 
-    /// Stops a container whose probe says so; its end then starts it again.
+    /// Stops a container that the pod wants otherwise by now, or whose probe says so; its end then starts it again.
     fn probed(&mut self, container: &Container, seen: &Seen, what: &str) {
+        if is_other(container, seen) {
+            let message = format!("{what} {} definition changed, will be restarted", container.name);
+            let grace = self.look.pod.spec.termination_grace_period_seconds;
+            return stop(self.look, seen, message, grace, self.plan);
+        }
         let said = self.look.memory.said(&seen.id);
         let (probe, which) = if said.startup == Some(false) {
             (&container.startup_probe, "startup")
@@ -307,7 +320,12 @@ impl Starts<'_, '_> {
                 return;
             }
             Some((seen, State::Exited)) => {
-                let wait = memory.wait_of(seen);
+                // What made it crash may be what was changed.
+                let wait = if is_other(container, seen) {
+                    0
+                } else {
+                    memory.wait_of(seen)
+                };
                 let due = millis(seen.finished).saturating_add(wait);
                 // A clock that was set back must not make it wait longer than it would have.
                 if now < due && due - now <= wait {
@@ -317,7 +335,7 @@ impl Starts<'_, '_> {
                 }
             }
         }
-        if let Some(refused) = memory.refused.get(name).filter(|r| now < r.retry_at) {
+        if let Some(refused) = memory.refused.get(name).filter(|r| r.waits(now)) {
             self.plan.wake(refused.retry_at);
             return;
         }

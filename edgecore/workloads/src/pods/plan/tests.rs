@@ -545,3 +545,96 @@ fn resources_change_in_place_or_by_another_start() {
     });
     assert!(done.does().is_empty());
 }
+
+#[test]
+fn the_newest_is_the_last_attempt_though_the_clock_was_set_back() {
+    let mut scene = Scene::new(json!({}));
+    for attempt in 0..2_u32 {
+        let (sandbox, created) = (format!("s{attempt}"), 10 - i64::from(attempt));
+        scene.observed.put_sandbox(Sandbox {
+            id: sandbox.clone(),
+            attempt,
+            ready: attempt == 1,
+            created,
+            ips: vec!["10.42.0.2".to_owned()],
+        });
+        scene.observed.put(Seen {
+            id: format!("a{attempt}"),
+            name: "a".to_owned(),
+            attempt,
+            sandbox,
+            state: if attempt == 1 { State::Running } else { State::Exited },
+            created,
+            ..Seen::default()
+        });
+    }
+    scene.memory.stopped.insert("s0".to_owned());
+    assert!(scene.does().is_empty());
+}
+
+#[test]
+fn a_clock_that_was_set_back_holds_up_no_other_try() {
+    let refused = Refused {
+        retry_at: NOW + 5000,
+        ..Refused::default()
+    };
+    let mut waits = Scene::new(json!({})).remember(|m| m.sandbox_refused = Some(refused.clone()));
+    assert!(waits.does().is_empty());
+    waits.now = NOW - 3_600_000;
+    assert_eq!(waits.does(), ["sandbox 0"]);
+    let mut waits = Scene::new(json!({})).sandbox("s", 0, true);
+    waits.memory.refused.insert("a".to_owned(), refused);
+    assert!(waits.does().is_empty());
+    waits.now = NOW - 3_600_000;
+    assert_eq!(waits.does(), ["start a 0 in s"]);
+}
+
+#[test]
+fn no_grace_is_too_long_to_be_counted() {
+    let up = || {
+        Scene::new(json!({"terminationGracePeriodSeconds": i64::MAX}))
+            .sandbox("s", 0, true)
+            .container("a", 0, "s", "running", 0)
+    };
+    assert_eq!(up().deleted(i64::MAX, NOW).does(), ["stop a0 within 2"]);
+    let evicted = up().remember(|m| {
+        m.verdict = Some(Verdict {
+            reason: "Evicted".to_owned(),
+            message: String::new(),
+            grace: None,
+            disruption: None,
+        });
+    });
+    assert_eq!(evicted.does(), [format!("stop a0 within {MAX_GRACE}")]);
+}
+
+#[test]
+fn a_container_of_another_definition_is_started_again_whatever_the_policy() {
+    let scene = |policy: &str, state: &str, attempt: u32, image: &str| {
+        let made_of = Container {
+            name: "a".to_owned(),
+            image: image.to_owned(),
+            ..Container::default()
+        };
+        let mut scene = Scene::new(json!({"restartPolicy": policy, "containers": [{"name": "a", "image": "new"}]}))
+            .sandbox("s", 0, true)
+            .container("a", attempt, "s", state, 0);
+        scene.observed.containers[0].hash = crate::setup::hash(&made_of);
+        scene
+    };
+    assert!(scene("Always", "running", 0, "new").does().is_empty());
+    let other = scene("Never", "running", 0, "old");
+    assert_eq!(other.does(), ["stop a0 within 30"]);
+    let Some(Action::Stop { message, .. }) = other.plan().actions.pop() else {
+        panic!("it is stopped");
+    };
+    assert_eq!(message, "Container a definition changed, will be restarted");
+    assert_eq!(scene("Never", "0", 0, "old").does(), ["start a 1 in s"]);
+    assert_eq!(scene("Never", "0", 0, "new").plan().goal, Goal::End(None));
+    assert!(scene("Always", "1", 3, "new").does().is_empty());
+    assert_eq!(
+        scene("Always", "1", 3, "old").does(),
+        ["start a 4 in s"],
+        "it need not wait"
+    );
+}

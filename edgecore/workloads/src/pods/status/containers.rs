@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::super::memory::spoken;
 use super::super::observed::{Seen, State, millis};
 use super::super::plan::{Goal, Look, Plan, has_started, resources_of};
+use super::Place;
 use crate::pod::Container;
 
 /// One of the three lists.
@@ -26,7 +27,7 @@ impl List {
 }
 
 /// All statuses of a list: init containers in their order, others by name.
-pub(super) fn of(look: Look<'_>, plan: &Plan, list: List) -> Vec<Value> {
+pub(super) fn of(look: Look<'_>, plan: &Plan, place: &Place, list: List) -> Vec<Value> {
     let spec = &look.pod.spec;
     let containers = match list {
         List::Main => &spec.containers,
@@ -36,7 +37,7 @@ pub(super) fn of(look: Look<'_>, plan: &Plan, list: List) -> Vec<Value> {
     let old = look.pod.status[list.field()].as_array().map_or(&[][..], Vec::as_slice);
     let mut out: Vec<Value> = containers
         .iter()
-        .map(|c| one(look, plan, list, c, super::find(old, &c.name)))
+        .map(|c| one(look, plan, place, list, c, super::find(old, &c.name)))
         .collect();
     if list != List::Init {
         out.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
@@ -44,7 +45,7 @@ pub(super) fn of(look: Look<'_>, plan: &Plan, list: List) -> Vec<Value> {
     out
 }
 
-fn one(look: Look<'_>, plan: &Plan, list: List, container: &Container, old: &Value) -> Value {
+fn one(look: Look<'_>, plan: &Plan, place: &Place, list: List, container: &Container, old: &Value) -> Value {
     let name = container.name.as_str();
     // What is being started now, its hook included, is told when that is done. One that was only made is nothing yet: should it go again, it
     // never was.
@@ -52,7 +53,7 @@ fn one(look: Look<'_>, plan: &Plan, list: List, container: &Container, old: &Val
     let told = |s: &&Seen| s.name == name && s.state != State::Created && !(starting && s.state == State::Running);
     let seen = look.observed.containers.iter().find(told);
     let mut status = match seen {
-        Some(seen) => seen_status(look, container, seen, old),
+        Some(seen) => seen_status(look, place, container, seen, old),
         None => unseen_status(look, list, container, old),
     };
     wait(look, plan, list, container, seen, &mut status);
@@ -64,19 +65,18 @@ fn one(look: Look<'_>, plan: &Plan, list: List, container: &Container, old: &Val
 }
 
 /// From the runtime's record.
-fn seen_status(look: Look<'_>, container: &Container, seen: &Seen, old: &Value) -> Value {
-    let id = format!("containerd://{}", seen.id);
-    let same = old["containerID"] == id.as_str();
+fn seen_status(look: Look<'_>, place: &Place, container: &Container, seen: &Seen, old: &Value) -> Value {
+    let same = id_in(old) == Some(seen.id.as_str());
     let state = match seen.state {
         State::Running => json!({"running": {"startedAt": stamp(seen.started)}}),
         State::Created => json!({"waiting": {"reason": waiting_reason(look)}}),
-        State::Exited => json!({"terminated": told_end(old, seen)}),
+        State::Exited => json!({"terminated": told_end(old, seen, place)}),
         State::Unknown => json!({"terminated": lost("The container could not be located when the pod was terminated")}),
     };
     let mut earlier = look.observed.containers.iter().filter(|s| s.name == seen.name);
     let before = earlier.find(|s| s.attempt < seen.attempt);
     let last = match before {
-        Some(before) if before.state == State::Exited => json!({"terminated": told_end(old, before)}),
+        Some(before) if before.state == State::Exited => json!({"terminated": told_end(old, before, place)}),
         // The record is gone; the status remembers.
         _ if same => old["lastState"].clone(),
         _ if old["state"]["terminated"].is_object() => json!({"terminated": old["state"]["terminated"]}),
@@ -90,7 +90,7 @@ fn seen_status(look: Look<'_>, container: &Container, seen: &Seen, old: &Value) 
         "restartCount": seen.attempt,
         "image": if seen.image.is_empty() { container.image.as_str() } else { seen.image.as_str() },
         "imageID": seen.image_id,
-        "containerID": id,
+        "containerID": shown_id(seen, place),
     });
     if let Some((uid, gid, groups)) = &seen.user {
         out["user"] = json!({"linux": {"uid": uid, "gid": gid}});
@@ -198,8 +198,8 @@ fn probes(look: Look<'_>, list: List, container: &Container, seen: Option<&Seen>
 
 /// What describes the container rather than what it does.
 fn more(look: Look<'_>, container: &Container, old: &Value, status: &mut Value) {
-    let same = old["containerID"].is_string() && old["containerID"] == status["containerID"];
-    let resized = seen_id(status).is_some_and(|id| look.memory.resized.contains_key(id));
+    let same = id_in(old).is_some() && id_in(old) == id_in(status);
+    let resized = id_in(status).is_some_and(|id| look.memory.resized.contains_key(id));
     let Some(status) = status.as_object_mut() else { return };
     // What it was given holds for as long as it is the same container, until it is resized.
     let kept: &[&str] = if resized {
@@ -235,23 +235,27 @@ fn more(look: Look<'_>, container: &Container, old: &Value, status: &mut Value) 
     }
 }
 
-/// The id in a status that was just made.
-fn seen_id(status: &Value) -> Option<&str> {
-    status["containerID"].as_str()?.strip_prefix("containerd://")
+/// A container's id as statuses have it.
+fn shown_id(seen: &Seen, place: &Place) -> String {
+    format!("{}://{}", place.runtime, seen.id)
+}
+
+/// The id in a status or an end, as the runtime has it.
+fn id_in(told: &Value) -> Option<&str> {
+    told["containerID"].as_str()?.split_once("://").map(|(_, id)| id)
 }
 
 /// An end as it was told first: what it was told from (a file, a log) may be gone by now.
-fn told_end(old: &Value, seen: &Seen) -> Value {
-    let id = format!("containerd://{}", seen.id);
+fn told_end(old: &Value, seen: &Seen, place: &Place) -> Value {
     let mut ends = ["state", "lastState"]
         .map(|state| &old[state]["terminated"])
         .into_iter();
-    ends.find(|end| end["containerID"] == id.as_str())
+    ends.find(|end| id_in(end) == Some(seen.id.as_str()))
         .cloned()
-        .unwrap_or_else(|| terminated(seen))
+        .unwrap_or_else(|| terminated(seen, place))
 }
 
-fn terminated(seen: &Seen) -> Value {
+fn terminated(seen: &Seen, place: &Place) -> Value {
     let mut out = json!({
         "exitCode": seen.exit_code,
         "reason": match seen.reason.as_str() {
@@ -261,7 +265,7 @@ fn terminated(seen: &Seen) -> Value {
         },
         "startedAt": stamp(seen.started),
         "finishedAt": stamp(seen.finished),
-        "containerID": format!("containerd://{}", seen.id),
+        "containerID": shown_id(seen, place),
     });
     if !seen.message.is_empty() {
         out["message"] = seen.message.as_str().into();

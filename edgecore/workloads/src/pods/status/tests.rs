@@ -66,6 +66,10 @@ impl Scene {
     }
 
     fn status(&self) -> Value {
+        self.status_by("containerd")
+    }
+
+    fn status_by(&self, runtime: &str) -> Value {
         let pod = Pod::read(self.pod.clone()).unwrap();
         let look = Look {
             pod: &pod,
@@ -75,6 +79,7 @@ impl Scene {
         };
         let place = Place {
             host_ips: vec!["192.0.2.7".to_owned()],
+            runtime: runtime.into(),
         };
         status(look, &plan(look), &place)
     }
@@ -87,6 +92,24 @@ fn condition<'a>(status: &'a Value, ty: &str) -> &'a Value {
         .iter()
         .find(|c| c["type"] == ty)
         .unwrap()
+}
+
+#[test]
+fn ids_begin_with_the_name_of_the_runtime() {
+    let old = json!({
+        "name": "a", "containerID": "containerd://a1", "state": {"running": {}}, "lastState": {"terminated": {"exitCode": 3}},
+    });
+    let scene = Scene::new(json!({}), json!({"containerStatuses": [old]})).seen("a", 1, State::Running, 0);
+    let status = scene.status_by("cri-o");
+    let told = &status["containerStatuses"][0];
+    assert_eq!(told["containerID"], "cri-o://a1");
+    assert_eq!(
+        told["lastState"]["terminated"]["exitCode"], 3,
+        "it is the same container"
+    );
+    let scene = Scene::new(json!({}), json!({})).seen("a", 0, State::Exited, 1);
+    let end = &scene.status_by("cri-o")["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!(end["containerID"], "cri-o://a0");
 }
 
 #[test]

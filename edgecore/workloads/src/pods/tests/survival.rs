@@ -32,7 +32,7 @@ async fn a_runtime_that_goes_and_comes_back_changes_nothing() {
         assert_eq!(status["containerStatuses"][0]["restartCount"], 0);
         assert_eq!(
             status["containerStatuses"][0]["containerID"],
-            format!("containerd://{before}")
+            format!("fake://{before}")
         );
         // Events come again, or it is asked.
         stage.fake.exit(&before, 1);
@@ -132,8 +132,8 @@ async fn what_the_store_does_not_want_any_more_goes_and_what_is_not_ours_stays()
             attempt: 0,
         }),
         labels: [
-            (POD_UID.to_owned(), "other".to_owned()),
-            (NODE.to_owned(), "another-node".to_owned()),
+            (labels::POD_UID.to_owned(), "other".to_owned()),
+            (labels::NODE.to_owned(), "another-node".to_owned()),
         ]
         .into(),
         ..cri::v1::PodSandboxConfig::default()
@@ -293,8 +293,16 @@ async fn what_is_on_the_disk_of_nobody_goes() {
     let uid = made["metadata"]["uid"].as_str().unwrap().to_owned();
     stage.phase("p", "Running").await;
     let logs = stage.pods().0.options.logs.clone();
-    std::fs::create_dir_all(logs.join("default_old_gone")).unwrap();
-    std::fs::create_dir_all(logs.join("others")).unwrap();
+    for name in [
+        "default_old_gone",
+        "default_neighbour_gone",
+        "default_kubelet_gone",
+        "others",
+    ] {
+        std::fs::create_dir_all(logs.join(name)).unwrap();
+    }
+    clean::mark(&logs.join("default_old_gone"), "press");
+    clean::mark(&logs.join("default_neighbour_gone"), "another-node");
     lock(&stage.means.left_over).extend([uid.clone(), "gone".to_owned()]);
     stage
         .until("it is removed", |s| {
@@ -305,7 +313,39 @@ async fn what_is_on_the_disk_of_nobody_goes() {
         .until("its logs are", |_| !logs.join("default_old_gone").exists())
         .await;
     assert!(!lock(&stage.means.torn_down).contains(&uid));
-    assert!(logs.join("others").exists() && logs.join(format!("default_p_{uid}")).exists());
+    assert!(logs.join("others").exists() && logs.join(format!("default_p_{uid}/.kurator")).exists());
+    // Once more, whatever the order was.
+    clean::sweep(&stage.pods().0).await;
+    assert!(logs.join("default_neighbour_gone").exists() && logs.join("default_kubelet_gone").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_task_breaks_gets_another_one() {
+    let stage = Stage::new().await;
+    stage.means.breaks.store(true, Ordering::Relaxed);
+    stage.create(pod("p", json!({}))).await;
+    stage.phase("p", "Running").await;
+    assert!(!stage.means.breaks.load(Ordering::Relaxed), "the first one broke");
+    assert_eq!(stage.fake.sandboxes().len(), 1);
+    assert_eq!(stage.fake.running("main").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_follow_what_changed_unseen_however_often_it_takes() {
+    let stage = Stage::new().await;
+    stage.create(pod("p", json!({}))).await;
+    stage.phase("p", "Running").await;
+    stage.kill().await;
+    stage.means.refreshed.store(0, Ordering::Relaxed);
+    stage.means.stale.store(2, Ordering::Relaxed);
+    stage.start();
+    let tried = |s: &Stage| s.means.refreshed.load(Ordering::Relaxed);
+    stage.until("they are up to date", |s| tried(s) == 3).await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(tried(&stage), 3);
+    // The store may tell less than happened.
+    watch::missed(&stage.pods().0, &daemon::drain::Drain::new());
+    stage.until("they are looked at again", |s| tried(s) == 4).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -345,6 +345,8 @@ async fn watch_twins(twins: Twins, ready: Ready, drain: Drain) {
 /// Brings the local API up and serves it.
 async fn run_api(meta: Meta, listener: TcpListener, up: watch::Sender<Option<ApiServer>>, block: Block, drain: Drain) {
     let Ok(at) = listener.local_addr() else { return };
+    // Kept where the API does not come up: the agent is not ready then.
+    let mut block = Some(block);
     let served = async {
         let keys = meta.keys(at).await?;
         let inside = meta.workloads.listen().await;
@@ -361,7 +363,9 @@ async fn run_api(meta: Meta, listener: TcpListener, up: watch::Sender<Option<Api
             )));
         }
         drop(drain.spawn(meta.clone().follow_node(at.port(), drain.clone())));
-        meta::serve(keys, server, listener, block, drain.clone()).await;
+        if let Some(block) = block.take() {
+            meta::serve(keys, server, listener, block, drain.clone()).await;
+        }
         Ok::<_, MetaError>(())
     };
     if let Err(e) = served.await {

@@ -38,6 +38,8 @@ const RACES: usize = 8;
 
 /// How long the Node's news wait for each other, to be one write.
 const TOGETHER: Duration = Duration::from_millis(100);
+/// When a Node that could not be written is tried again.
+const WRITE_AGAIN: Duration = Duration::from_secs(10);
 
 /// Why the local API does not run.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +93,10 @@ impl Meta {
         inside: Option<&TcpListener>,
         drain: Drain,
     ) -> Result<ApiServer, MetaError> {
-        self.write_node(keys.port).await?;
+        // With a full disk it cannot be written, and what would make room needs the API: it is written later.
+        if let Err(e) = self.write_node(keys.port).await {
+            tracing::warn!(error = %e, "The Node cannot be written.");
+        }
         let admission = admission::EdgeAdmission::new(&self.node, self.stamps.clone());
         let store = self.store.clone();
         let mut tokens = TokenOptions::new(self.pki.join("sa"), keys.url.clone());
@@ -250,12 +255,14 @@ impl Meta {
             };
             loop {
                 report.mark_unchanged();
-                if let Err(e) = self.write_node(port).await {
+                let written = self.write_node(port).await;
+                if let Err(e) = &written {
                     tracing::warn!(error = %e, "The Node cannot be written.");
                 }
                 let changed = tokio::select! {
                     biased;
                     () = drain.stopping() => return,
+                    () = tokio::time::sleep(WRITE_AGAIN), if written.is_err() => Ok(()),
                     changed = announced.next() => changed.map(drop),
                     changed = nodes.next() => changed.map(drop),
                     Ok(()) = report.changed() => Ok(()),

@@ -23,6 +23,9 @@ const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 /// And what all of them do.
 const EFFECT: &str = "NoSchedule";
 
+/// Annotation: the names of the labels that the hub and the configuration asked for, so that one that they take back goes.
+const GIVEN: &str = "kurator.dev/given-labels";
+
 /// What the Node should say now.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeState<'a> {
@@ -51,7 +54,9 @@ impl NodeState<'_> {
                 "spec": {},
             })
         });
-        let labels = child(child(&mut node, "metadata"), "labels");
+        let metadata = child(&mut node, "metadata");
+        self.take_back(metadata);
+        let labels = child(metadata, "labels");
         for (key, value) in self.own_labels() {
             labels[key] = value.into();
         }
@@ -94,6 +99,22 @@ impl NodeState<'_> {
             spec["podCIDRs"] = json!([cidr]);
         }
         (old != Some(&node)).then_some(node)
+    }
+
+    /// Takes off what was put there in somebody's name who does not ask for it any more.
+    fn take_back(&self, metadata: &mut Value) {
+        let now: Vec<&str> = self.labels.keys().map(String::as_str).collect();
+        let now = now.join(",");
+        let before = metadata["annotations"][GIVEN].as_str().unwrap_or_default().to_owned();
+        if before == now {
+            return;
+        }
+        if let Some(labels) = child(metadata, "labels").as_object_mut() {
+            for key in before.split(',').filter(|key| !self.labels.contains_key(*key)) {
+                labels.remove(key);
+            }
+        }
+        child(metadata, "annotations")[GIVEN] = now.into();
     }
 
     fn own_labels(&self) -> BTreeMap<&str, &str> {
@@ -260,6 +281,29 @@ mod tests {
             assert_eq!(second["status"]["conditions"][1][time], "2026-01-01T00:00:00Z");
         }
         assert_eq!(second["metadata"]["uid"], first["metadata"]["uid"]);
+    }
+
+    #[test]
+    fn a_label_that_is_not_asked_for_any_more_goes() {
+        let report = report(&[("Ready", true)]);
+        let mut labels = BTreeMap::from([
+            ("hall".to_owned(), "7".to_owned()),
+            ("line".to_owned(), "press".to_owned()),
+        ]);
+        let mut node = state(&labels, &report, "x").over(None).unwrap();
+        node["metadata"]["labels"]["team"] = "a".into();
+        labels.remove("hall");
+        let node = state(&labels, &report, "x").over(Some(&node)).unwrap();
+        let left = &node["metadata"]["labels"];
+        assert_eq!(
+            (&left["hall"], &left["line"], &left["team"]),
+            (&Value::Null, &"press".into(), &"a".into())
+        );
+        assert_eq!(left["kubernetes.io/arch"], "arm64");
+        labels.clear();
+        let node = state(&labels, &report, "x").over(Some(&node)).unwrap();
+        assert_eq!(node["metadata"]["labels"]["line"], Value::Null);
+        assert_eq!(state(&labels, &report, "x").over(Some(&node)), None);
     }
 
     #[test]

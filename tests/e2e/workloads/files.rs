@@ -67,7 +67,6 @@ async fn changes_of_config_maps_and_secrets_are_seen_in_their_mounts() {
 }
 
 #[tokio::test]
-#[ignore = "what a pod is told of its own labels and annotations does not follow them yet"]
 async fn variables_and_files_tell_a_container_of_itself() {
     let gateway = Gateway::alone().await;
     let at = &gateway.at;

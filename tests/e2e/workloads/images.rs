@@ -7,7 +7,6 @@ use tests::objects::{idle, pod};
 use tests::registry::Registry;
 
 #[tokio::test]
-#[ignore = "the registry of the test is not reached by the runtime yet"]
 async fn images_are_pulled_once_and_with_the_secrets_that_pods_and_accounts_name() {
     let gateway = Gateway::alone().await;
     let at = &gateway.at;

@@ -12,7 +12,6 @@ use tests::runtime::{Machine, Make, PodNetwork};
 use super::deploy::until_running;
 
 #[tokio::test]
-#[ignore = "static pods are to come"]
 async fn a_manifest_in_the_folder_is_a_pod_for_as_long_as_it_is_there() {
     let mut gateway = Gateway::alone().await;
     write_manifest(&gateway, "fixed.yaml", &pod("fixed", idle()));

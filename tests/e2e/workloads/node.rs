@@ -24,7 +24,6 @@ fn said<'a>(node: &'a Value, kind: &str) -> (&'a str, &'a str) {
 }
 
 #[tokio::test]
-#[ignore = "the Node is not yet all that this asks for"]
 async fn with_a_runtime_the_node_says_what_runs_and_how_much_and_when_not() {
     let machine = Machine::with(Make {
         network: PodNetwork::There,

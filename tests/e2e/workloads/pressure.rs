@@ -20,14 +20,16 @@ async fn small(settings: Value) -> Gateway {
 }
 
 /// A pod that keeps this many MiB in its own folder.
-fn hoarder(name: &str, mebi: u64, priority: i64) -> Value {
+fn hoarder(name: &str, mebi: u64, class: Option<&str>) -> Value {
     let line = format!("dd if=/dev/zero of=/data/hoard bs=1M count={mebi} && touch /data/full && sleep 1000");
     let mut c = container(&line);
     c["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
     c["readinessProbe"] = json!({"exec": {"command": ["test", "-e", "/data/full"]}, "periodSeconds": 1});
     let mut made = pod(name, c);
     made["spec"]["terminationGracePeriodSeconds"] = json!(0);
-    made["spec"]["priority"] = json!(priority);
+    if let Some(class) = class {
+        made["spec"]["priorityClassName"] = class.into();
+    }
     made["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
     made
 }
@@ -53,14 +55,16 @@ async fn until_pressure(gateway: &Gateway, wanted: &str) {
 }
 
 #[tokio::test]
-#[ignore = "eviction was joined to pods after this was last tried"]
 async fn a_disk_that_runs_short_costs_the_least_important_first_and_no_more_than_needed() {
     let gateway = small(json!({"eviction": {
         "hard": {"nodefs.available": "40Mi", "imagefs.available": "0%"}, "pressureTransitionSeconds": 1}}))
     .await;
     let at = &gateway.at;
-    for (name, mebi, priority) in [("chief", 60, 1000), ("large", 50, 0), ("small", 30, 0)] {
-        at.create(&hoarder(name, mebi, priority)).await;
+    let class = json!({"metadata": {"name": "line"}, "value": 1000});
+    let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
+    at.0.json(http::Method::POST, classes, Some(&class)).await.unwrap();
+    for (name, mebi, class) in [("chief", 60, Some("line")), ("large", 50, None), ("small", 30, None)] {
+        at.create(&hoarder(name, mebi, class)).await;
     }
     for name in ["chief", "large", "small"] {
         at.until_ready(name, 1).await;

@@ -228,7 +228,6 @@ async fn a_container_that_listens_is_attached_to() {
 }
 
 #[tokio::test]
-#[ignore = "takes minutes on two cores"]
 async fn two_hundred_commands_run_at_once() {
     let gateway = Gateway::alone().await;
     gateway.at.create(&pod("busy", idle())).await;
@@ -268,7 +267,7 @@ async fn two_hundred_commands_run_at_once() {
     // Nothing of them is left in the container.
     eventually("the commands to be gone", async || {
         let listed = gateway.exec("busy", &["ps"]).await;
-        (listed.out.lines().filter(|line| line.contains("sleep")).count() <= 1).then_some(())
+        (!listed.out.contains("echo")).then_some(())
     })
     .await;
 }
@@ -310,7 +309,6 @@ async fn a_gibibyte_goes_through_a_port_forward_and_comes_back_the_same() {
 }
 
 #[tokio::test]
-#[ignore = "a link carries sixteen streams at a time"]
 async fn ports_are_forwarded_by_way_of_the_hub_many_at_a_time() {
     let gateway = Gateway::with_hub().await;
     gateway.at.create(&deployment("web", 1, web())).await;

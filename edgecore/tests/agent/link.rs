@@ -135,7 +135,8 @@ async fn desired_comes_down_observed_goes_up_and_equal_sets_are_not_sent_again()
     hub.in_sync().await;
     assert_eq!(hub.look(|mind| (mind.received, mind.sessions)), (received, 2));
 
-    // The same after a restart of the agent.
+    // The same after a restart of the agent. At another port the Node would be another.
+    config.api = agent.addresses().api.unwrap().to_string();
     agent.stop().await;
     let agent = start(&config).await;
     hub.until("a third session", |mind| mind.sessions == 3).await;

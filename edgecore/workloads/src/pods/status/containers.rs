@@ -218,7 +218,9 @@ fn more(look: Look<'_>, container: &Container, old: &Value, status: &mut Value) 
             let mut mount = json!({"name": m.name, "mountPath": m.mount_path});
             if m.read_only {
                 mount["readOnly"] = true.into();
-                mount["recursiveReadOnly"] = "Disabled".into();
+                // Asked for on a machine that cannot, the pod would not have begun.
+                let below = m.recursive_read_only == "Enabled";
+                mount["recursiveReadOnly"] = if below { "Enabled" } else { "Disabled" }.into();
             }
             mount
         });

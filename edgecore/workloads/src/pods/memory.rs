@@ -100,9 +100,14 @@ impl Memory {
     /// Takes note of a container's end: from a run that went well, restarts are counted anew.
     pub(crate) fn note(&mut self, seen: &Seen) {
         if seen.state == State::Exited && seen.ran() >= RAN_WELL {
-            let from = self.counted_from.entry(seen.name.clone()).or_default();
-            *from = (*from).max(seen.attempt);
+            self.starts_anew(seen);
         }
+    }
+
+    /// Restarts are counted from this attempt on.
+    pub(crate) fn starts_anew(&mut self, seen: &Seen) {
+        let from = self.counted_from.entry(seen.name.clone()).or_default();
+        *from = (*from).max(seen.attempt);
     }
 
     /// How long after its end a container is started again, milliseconds.

@@ -426,11 +426,8 @@ async fn hooks_run_after_the_start_and_before_the_end() {
             waiting["reason"] == "PostStartHookError" || waiting["reason"] == "CrashLoopBackOff"
         })
         .await;
-    assert!(
-        stage
-            .told()
-            .contains(&("FailedPostStartHook".to_owned(), "PostStartHook failed".to_owned()))
-    );
+    let event = ("FailedPostStartHook".to_owned(), "PostStartHook failed".to_owned());
+    stage.until("it is told", |s| s.told().contains(&event)).await;
 }
 
 #[tokio::test(start_paused = true)]

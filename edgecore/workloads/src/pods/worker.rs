@@ -430,6 +430,13 @@ impl Worker {
                 self.memory.said.insert(seen.id.clone(), said);
             }
         }
+        // What ended because the machine did has not crashed: it starts at once, however often the power goes.
+        if self.observed.current().is_none() {
+            let ended = self.observed.containers.iter().filter(|c| c.state == State::Exited);
+            for seen in ended {
+                self.memory.starts_anew(seen);
+            }
+        }
         // The agent may have been killed between a change and its files.
         if self.observed.containers.iter().any(Seen::may_run) {
             self.refresh_files();

@@ -45,6 +45,31 @@ async fn a_runtime_that_goes_and_comes_back_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn however_often_the_power_goes_nobody_waits_for_it() {
+    let stage = Stage::new().await;
+    stage.create(pod("p", json!({}))).await;
+    stage.phase("p", "Running").await;
+    for times in 1..6 {
+        stage.kill().await;
+        stage.fake.reboot();
+        let begun = tokio::time::Instant::now();
+        stage.start();
+        stage
+            .until("it runs again", |s| {
+                let status = s.status("p");
+                let container = &status["containerStatuses"][0];
+                container["restartCount"] == times && container["state"]["running"].is_object()
+            })
+            .await;
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{times}: {:?}",
+            begun.elapsed()
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reboot_without_a_network_brings_everything_back() {
     for forgets in [false, true] {
         let stage = Stage::new().await;

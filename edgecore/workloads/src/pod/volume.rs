@@ -18,14 +18,6 @@ pub(crate) struct Volume {
     pub(crate) persistent_volume_claim: Option<ClaimSource>,
 }
 
-impl Volume {
-    /// Whether its files say something of the pod itself, which may change while containers run.
-    pub(crate) fn tells_of_the_pod(&self) -> bool {
-        let projected = self.projected.as_ref().map_or(&[][..], |p| &p.sources);
-        self.downward_api.is_some() || projected.iter().any(|source| source.downward_api.is_some())
-    }
-}
-
 /// `persistentVolumeClaim`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -16,9 +16,7 @@ use crate::events::Tone;
 use crate::pod::{Container, Pod};
 
 /// Longest that a container is kept from its end because Services still lead to it.
-const LEAVES: Duration = Duration::from_secs(1);
-/// When files that could not be brought up to date are tried again.
-const STALE: Duration = Duration::from_secs(60);
+const LEAVES: Duration = Duration::from_secs(5);
 
 /// How an action went.
 #[derive(Debug)]
@@ -338,7 +336,8 @@ impl Hands {
             && self.pod.is_terminating()
         {
             // What comes in from now on goes elsewhere; who writes endpoints may be late.
-            drop(tokio::time::timeout(LEAVES, self.shared.means.left(ip)).await);
+            let most = LEAVES.min(Duration::from_secs(left(self.shared.now())));
+            drop(tokio::time::timeout(most, self.shared.means.left(ip)).await);
         }
         let within = left(self.shared.now());
         let container = self.pod.container(name);
@@ -432,11 +431,7 @@ impl Hands {
 
     /// Brings the contents of volumes up to date.
     pub(super) async fn refresh(self) -> Outcome {
-        let ok = self.shared.means.refresh(&self.pod).await;
-        if !ok {
-            tokio::time::sleep(STALE).await;
-        }
-        Outcome::Refreshed(ok)
+        Outcome::Refreshed(self.shared.means.refresh(&self.pod).await)
     }
 }
 

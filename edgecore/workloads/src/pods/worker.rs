@@ -24,8 +24,10 @@ use super::probe::Watches;
 use super::{Inbox, Running, RunningContainer, Shared, Task, lock, log_dir, look, plan, statics, status};
 use crate::cluster::PODS;
 use crate::events::Tone;
-use crate::pod::{Pod, Volume};
+use crate::pod::Pod;
 
+/// When files that could not be brought up to date are tried again.
+const STALE: Duration = Duration::from_secs(60);
 /// How long a status waits to be written while something is under way that will change it again.
 const SETTLES: Duration = Duration::from_millis(250);
 /// How long after a failed try the next one comes, when nobody says, in milliseconds: doubled up to the second.
@@ -83,10 +85,10 @@ pub(super) struct Worker {
     written: (u64, String),
     /// Containers whose back-off has been told of.
     told: BTreeMap<String, u32>,
-    /// Fingerprint of the labels and annotations that its files tell of.
-    tells: Option<u64>,
-    /// How often its files are being brought up to date now.
-    refreshes: u32,
+    /// What its files show has changed; when they are to be tried again that could not be written; they are being written.
+    files_due: bool,
+    files_at: Option<Instant>,
+    refreshing: bool,
     /// The machine has been asked whether it takes the pod.
     admitted: bool,
 }
@@ -114,8 +116,9 @@ impl Worker {
             unwritten: None,
             written: (0, String::new()),
             told: BTreeMap::new(),
-            tells: None,
-            refreshes: 0,
+            files_due: false,
+            files_at: None,
+            refreshing: false,
             admitted: false,
         }
     }
@@ -173,6 +176,10 @@ impl Worker {
             memory: &self.memory,
             now: wall,
         };
+        if self.files_at.is_some_and(|at| at <= now) {
+            self.files_at = None;
+            self.files_due = true;
+        }
         let plan = plan::plan(look);
         if plan.goal != Goal::Run && self.memory.ending_since.is_none() {
             self.memory.ending_since = Some(wall);
@@ -188,18 +195,19 @@ impl Worker {
             return None;
         }
         self.watch(&pod, plan.goal != Goal::Run, wall);
-        self.follow(&pod);
+        self.refresh_files(&pod);
         let hands = self.hands(pod);
         self.tell(&hands, &plan);
         for action in plan.actions {
             self.act(&hands, action);
         }
         let doubt = self.doubts.values().map(|(at, _)| *at).min();
+        let files = self.files_at;
         let wake = plan
             .wake_at
             .map(|at| now + Duration::from_millis(at.saturating_sub(wall)));
         let far = now + Duration::from_secs(3600);
-        Some([wake, due, doubt].into_iter().flatten().min().unwrap_or(far))
+        Some([wake, due, doubt, files].into_iter().flatten().min().unwrap_or(far))
     }
 
     /// Takes in what was told, and looks at what it names.
@@ -211,9 +219,7 @@ impl Worker {
             self.last = Some(last);
         }
         self.withdrawn |= inbox.withdrawn;
-        if inbox.files && !self.memory.torn_down {
-            self.refresh_files();
-        }
+        self.files_due |= inbox.files;
         let now = Instant::now();
         self.doubts.extend(inbox.ids.into_iter().map(|id| (id, (now, 0))));
         if inbox.relist || !self.known {
@@ -438,9 +444,7 @@ impl Worker {
             }
         }
         // The agent may have been killed between a change and its files.
-        if self.observed.containers.iter().any(Seen::may_run) {
-            self.refresh_files();
-        }
+        self.files_due |= self.observed.containers.iter().any(Seen::may_run);
     }
 
     /// Asks the machine once whether it takes the pod, before anything of it begins.
@@ -697,22 +701,11 @@ impl Worker {
         self.ops.push(op);
     }
 
-    /// Files that tell a container of its own pod follow the pod.
-    fn follow(&mut self, pod: &Pod) {
-        if !pod.spec.volumes.iter().any(Volume::tells_of_the_pod) {
-            return;
-        }
-        let print = crate::time::fingerprint(&(&pod.metadata.labels, &pod.metadata.annotations));
-        let before = self.tells.replace(print);
-        if before.is_some_and(|before| before != print) && self.observed.containers.iter().any(Seen::may_run) {
-            self.refresh_files();
-        }
-    }
-
-    fn refresh_files(&mut self) {
-        if let Some(pod) = self.read() {
-            let hands = self.hands(Arc::new(pod));
-            self.refreshes += 1;
+    /// Brings files up to date that are not: with the pod as it is now, one time after another, so that nothing older comes last.
+    fn refresh_files(&mut self, pod: &Arc<Pod>) {
+        if self.files_due && !self.refreshing && !self.memory.torn_down {
+            (self.files_due, self.refreshing) = (false, true);
+            let hands = self.hands(Arc::clone(pod));
             self.ops.push(Box::pin(hands.refresh()));
         }
     }
@@ -772,12 +765,11 @@ impl Worker {
             }
             Outcome::Replaced => return false,
             Outcome::Refreshed(ok) => {
-                self.refreshes = self.refreshes.saturating_sub(1);
-                // Another one that is under way does as well.
-                if !ok && self.refreshes == 0 && !self.memory.torn_down {
-                    self.refresh_files();
+                self.refreshing = false;
+                if !ok {
+                    self.files_at = Some(Instant::now() + STALE);
                 }
-                return false;
+                return !ok || self.files_due;
             }
             Outcome::Probed { due, answer } => {
                 let said = self.memory.said.entry(due.id.clone()).or_default();

@@ -17,12 +17,21 @@ pub(crate) fn now() -> String {
     stamp(daemon::clock::wall_ms())
 }
 
-/// A 64-bit FNV-1a hash: the same in every build and on every machine, unlike the standard library's.
+/// A 64-bit FNV-1a hash, without a random seed. How a value becomes bytes is the standard library's business: it is the same in one build.
 pub(crate) fn fingerprint(of: &impl Hash) -> u64 {
-    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+    let mut hasher = Fnv(BEGIN);
     of.hash(&mut hasher);
     hasher.finish()
 }
+
+/// The same of bytes as they are: equal in every build and on every machine, for what outlives the agent.
+pub(crate) fn fingerprint_of_bytes(bytes: &[u8]) -> u64 {
+    let mut hasher = Fnv(BEGIN);
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+const BEGIN: u64 = 0xcbf2_9ce4_8422_2325;
 
 struct Fnv(u64);
 
@@ -51,5 +60,7 @@ mod tests {
     fn fingerprints_tell_apart_and_stay() {
         assert_ne!(fingerprint(&["a", "bc"]), fingerprint(&["ab", "c"]));
         assert_eq!(fingerprint(&"press"), fingerprint(&"press"));
+        // As its authors say it.
+        assert_eq!(fingerprint_of_bytes(b"foobar"), 0x8594_4171_f739_67e8);
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use metastore::api::{DeleteOptions, Status};
 use serde_json::{Value, json};
 
-use super::look::{is_finished, is_terminating, list, name, namespace, set_condition, text, uid};
+use super::look::{is_finished, is_terminating, is_true, list, name, namespace, set_condition, text, uid};
 use super::{Change, Controller, Reconciled};
 use crate::cluster::{
     BUDGETS, Cluster, Key, Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS,
@@ -47,11 +47,12 @@ pub(crate) fn turns_away(cluster: &Cluster, node: &str, pod: &str) -> Option<(St
     let pods = cluster.list(PODS, None).ok()?;
     let node = cluster.get(NODES, &Key::new("", node)).ok().flatten()?;
     let new = pods.iter().find(|p| uid(p) == pod)?;
-    // Those that have begun: of several that come at once, the first is taken.
-    let begun = |p: &&Value| {
-        text(p, "/spec/nodeName") == name(&node) && !is_finished(p) && !text(p, "/status/startTime").is_empty()
+    // Those that have begun, or that were given their place. Of two that come by name at once both are taken.
+    let stays = |p: &&Value| {
+        let begun = !text(p, "/status/startTime").is_empty() || is_true(p, "PodScheduled");
+        begun && text(p, "/spec/nodeName") == name(&node) && !is_finished(p)
     };
-    let others = pods.iter().filter(begun).filter(|p| uid(p) != pod);
+    let others = pods.iter().filter(stays).filter(|p| uid(p) != pod);
     Room::new(&node, others.map(Guest::new).collect()).turns_away(&Guest::new(new))
 }
 

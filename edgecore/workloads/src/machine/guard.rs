@@ -15,7 +15,7 @@ use super::household::{Household, Resident};
 use super::limits::{Signal, Threshold};
 use super::report::Report;
 use super::usage::{Disk, Host};
-use crate::cluster::{Cluster, Key, Kind, PODS};
+use crate::cluster::{Cluster, PODS};
 use crate::events::{Recorder, Tone};
 use crate::pod::Pod;
 use crate::setup::{Qos, qos};
@@ -39,14 +39,6 @@ const FILES_GO: Duration = Duration::from_secs(4);
 const HARD_GRACE: i64 = 1;
 /// Memory that only such pods are kept out for.
 const MEMORY_TAINT: &str = "node.kubernetes.io/memory-pressure";
-
-/// Of pods' importance.
-const CLASSES: Kind = Kind {
-    group: "scheduling.k8s.io",
-    version: "v1",
-    kind: "PriorityClass",
-    plural: "priorityclasses",
-};
 
 /// Looks at what is left.
 pub(crate) trait Sight: Send + 'static {
@@ -342,11 +334,10 @@ impl<S: Sight> Guard<S> {
             let Ok(Some(object)) = self.cluster.get(PODS, &resident.pod) else {
                 continue;
             };
-            let Ok(mut pod) = Pod::read(object) else { continue };
+            let Ok(pod) = Pod::read(object) else { continue };
             if pod.uid() != resident.uid || pod.is_terminating() || pod.is_finished() || !wanted(&pod) {
                 continue;
             }
-            self.weigh(&mut pod);
             chosen.push((resident.clone(), Arc::new(pod)));
         }
         if chosen.is_empty() {
@@ -364,16 +355,6 @@ impl<S: Sight> Guard<S> {
             candidates.push(Candidate { pod, is, volumes });
         }
         candidates
-    }
-
-    /// A pod that names a class without its number is as important as the class says.
-    fn weigh(&self, pod: &mut Pod) {
-        let spec = &mut pod.spec;
-        if spec.priority.is_none() && !spec.priority_class_name.is_empty() {
-            let class = Key::new("", spec.priority_class_name.as_str());
-            let class = self.cluster.get(CLASSES, &class).ok().flatten();
-            spec.priority = class.and_then(|class| class["value"].as_i64());
-        }
     }
 
     fn evict(&mut self, pod: &Pod, message: &str, grace: i64, disk: bool) {

@@ -142,7 +142,10 @@ fn manifest(text: &[u8], path: &Path, node: &str, now: u64) -> Result<Manifest, 
         return Err("its name is none".to_owned());
     }
     let source = format!("host:{node}file:{}", path.display());
-    let halves = [&source, "2"].map(|salt| crate::time::fingerprint(&(salt, pod.to_string(), &source)));
+    // Of the bytes alone: with another uid after an upgrade of the agent the pod would be another pod.
+    let text = pod.to_string();
+    let halves = ["1", "2"].map(|salt| [salt, source.as_str(), text.as_str()].join("\0"));
+    let halves = halves.map(|half| crate::time::fingerprint_of_bytes(half.as_bytes()));
     let uid = format!("{:016x}{:016x}", halves[0], halves[1]);
     let metadata = &mut pod["metadata"];
     metadata["name"] = name.as_str().into();

@@ -111,9 +111,12 @@ pub(crate) fn container(
     })
 }
 
-/// What tells whether a running container is the one that the Pod asks for: of all its fields only the name and the image make it another.
+/// What tells whether a running container is the one that the Pod asks for: of all its fields only the name and the image make it another. It stands
+/// on containers that outlive the agent, so it is of the bytes alone: another agent, built by another compiler, must find the same, or it would start
+/// every container anew.
 pub(crate) fn hash(container: &Container) -> String {
-    format!("{:x}", crate::time::fingerprint(&[&container.name, &container.image]))
+    let bytes = [container.name.as_bytes(), &[0], container.image.as_bytes()].concat();
+    format!("{:016x}", crate::time::fingerprint_of_bytes(&bytes))
 }
 
 fn stop_signal(container: &Container) -> Signal {

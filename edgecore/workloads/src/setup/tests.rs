@@ -400,6 +400,13 @@ fn a_container_has_its_program_and_marks() {
     let mut other = pod.spec.containers[0].clone();
     other.image = "busybox:2".to_owned();
     assert_ne!(hash(&other), hash(&pod.spec.containers[0]));
+    // Another value in a later agent would start every container anew.
+    let known = crate::pod::Container {
+        name: "app".to_owned(),
+        image: "busybox:2".to_owned(),
+        ..Default::default()
+    };
+    assert_eq!(hash(&known), "1ae6b6cb1e148dea");
 }
 
 #[test]

@@ -481,6 +481,7 @@ mod tests {
         stage.cluster.create(class).await.unwrap();
         assert_eq!(stage.look("classy").await.0, "Bound");
     }
+
     #[tokio::test]
     async fn what_an_earlier_claim_of_the_name_had_is_released() {
         let stage = Stage::new().await;

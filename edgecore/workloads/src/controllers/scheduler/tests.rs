@@ -237,11 +237,6 @@ async fn a_pod_put_on_the_node_by_name_is_turned_away_where_it_does_not_fit() {
     bench.pod("there", json!({}), json!({"containers": port})).await;
     bench.settle(&[scheduler]).await;
     bench
-        .status(PODS, &Key::new("plant", "there"), |p| {
-            p["status"]["startTime"] = crate::time::now().into()
-        })
-        .await;
-    bench
         .change(NODES, "press-01", |node| {
             node["spec"]["taints"] = json!([{"key": "k", "effect": "NoExecute"}])
         })

@@ -5,7 +5,7 @@ use metastore::api::ApiServer;
 use metastore::store::{Store, StoreOptions};
 
 use super::*;
-use crate::cluster::EVENTS;
+use crate::cluster::{EVENTS, Key};
 use crate::machine::MachineOptions;
 use crate::machine::household::{Later, Room, VolumesUse};
 use crate::machine::report::Pressure;
@@ -90,7 +90,7 @@ impl Bench {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(StoreOptions::new(folder.path().join("api.db"))).unwrap();
-        let api = ApiServer::builder(store.clone()).build().await.unwrap();
+        let api = ApiServer::builder(store.clone()).runs_pods(true).build().await.unwrap();
         let cluster = Cluster::new(api, "test");
         let (events, writer) = Recorder::new(cluster.clone(), NODE.into(), "test");
         tokio::spawn(writer);

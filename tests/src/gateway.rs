@@ -56,14 +56,10 @@ impl Gateway {
     ///
     /// # Panics
     /// When it does not start.
-    pub async fn on(machine: Machine, mut settings: Value) -> Self {
+    pub async fn on(machine: Machine, settings: Value) -> Self {
         daemon::tls::install_provider();
         let folder = machine.folder().join("gateway");
-        let configuration = folder.join("etc");
-        std::fs::create_dir_all(&configuration).expect("the machine's folder can be written");
-        settings["runtime"] = json!(socket(&machine));
-        let whole = json!({"nodeName": NODE, "log": LOG, "workloads": settings}).to_string();
-        std::fs::write(configuration.join("edgecore.yaml"), whole).expect("the machine's folder can be written");
+        configure(&folder, &machine, settings);
         let edge = Edge::start_with(&folder, NODE, &[]).await;
         Self::around(machine, edge, None).await
     }
@@ -82,9 +78,9 @@ impl Gateway {
         relay.lead_to(hub.listen());
         let token = hub.token(&["--node", NODE]).await;
         let own = machine.folder().join("gateway");
+        configure(&own, &machine, Value::Null);
         Edge::join(&own, NODE, &token).await.good();
-        let runtime = ("EDGECORE__WORKLOADS__RUNTIME".to_owned(), socket(&machine));
-        let edge = Edge::start_with(&own, NODE, &[runtime]).await;
+        let edge = Edge::start_with(&own, NODE, &[]).await;
         hub.until_in_sync(NODE).await;
         let through = Api::open(&hub.kubeconfig(), Some(NODE))
             .await
@@ -196,9 +192,26 @@ fn tell(command: &Command) {
     }
 }
 
-/// Where the agent finds the machine's runtime.
-fn socket(machine: &Machine) -> String {
-    format!("unix://{}", machine.socket().display())
+/// Writes what the agent reads: this, the machine's runtime, and that the disk of whoever runs the tests may be as full as it is.
+fn configure(folder: &Path, machine: &Machine, mut settings: Value) {
+    settings["runtime"] = json!(format!("unix://{}", machine.socket().display()));
+    let eviction = &mut settings["eviction"];
+    for signal in [
+        "nodefs.available",
+        "nodefs.inodesFree",
+        "imagefs.available",
+        "imagefs.inodesFree",
+    ] {
+        let line = &mut eviction["hard"][signal];
+        if line.is_null() {
+            *line = json!("0%");
+        }
+    }
+    eviction["imageHighPercent"] = json!(100);
+    let configuration = folder.join("etc");
+    std::fs::create_dir_all(&configuration).expect("the machine's folder can be written");
+    let whole = json!({"nodeName": NODE, "log": LOG, "workloads": settings}).to_string();
+    std::fs::write(configuration.join("edgecore.yaml"), whole).expect("the machine's folder can be written");
 }
 
 /// Whether nothing changes for a while: for what must not happen.

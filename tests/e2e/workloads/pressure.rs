@@ -57,7 +57,7 @@ async fn until_pressure(gateway: &Gateway, wanted: &str) {
 #[tokio::test]
 async fn a_disk_that_runs_short_costs_the_least_important_first_and_no_more_than_needed() {
     let gateway = small(json!({"eviction": {
-        "hard": {"nodefs.available": "40Mi", "imagefs.available": "0%"}, "pressureTransitionSeconds": 1}}))
+        "hard": {"nodefs.available": "40Mi"}, "pressureTransitionSeconds": 1}}))
     .await;
     let at = &gateway.at;
     let class = json!({"metadata": {"name": "line"}, "value": 1000});
@@ -117,9 +117,7 @@ async fn a_disk_that_runs_short_costs_the_least_important_first_and_no_more_than
 
 #[tokio::test]
 async fn a_full_disk_stops_no_container_and_is_over_when_there_is_room() {
-    let mut gateway = small(json!({"eviction": {"hard": {
-        "nodefs.available": "0%", "imagefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.inodesFree": "0%"}}}))
-    .await;
+    let mut gateway = small(Value::Null).await;
     gateway.at.create(&deployment("app", 2, idle())).await;
     let before = gateway.at.until_ready("app", 2).await;
     let ids = |pods: &[Value]| pods.iter().flat_map(tests::objects::lives).collect::<Vec<_>>();

@@ -197,6 +197,12 @@ impl Pod {
             .chain(&spec.ephemeral_containers)
     }
 
+    /// Whether ports of the machine lead to it.
+    pub(crate) fn has_host_ports(&self) -> bool {
+        self.all_containers()
+            .any(|c| c.ports.iter().any(|port| port.host_port > 0))
+    }
+
     /// A container by name.
     pub(crate) fn container(&self, name: &str) -> Option<&Container> {
         self.all_containers().find(|c| c.name == name)

@@ -16,7 +16,8 @@ pub struct Bare {
 }
 
 impl Machine {
-    /// Makes a sandbox and starts one container in it that runs this command. Both carry the labels; the log is `<name>/c.log` in the
+    /// Makes a sandbox as an agent asks for one (names and servers of DNS, the runtime's seccomp profile, which takes it 15 ms to compile)
+    /// and starts one container in it that runs this command. Both carry the labels; the log is `<name>/c.log` in the
     /// machine's folder.
     ///
     /// # Panics
@@ -32,9 +33,28 @@ impl Machine {
                 namespace: "default".to_owned(),
                 attempt: 0,
             }),
+            hostname: name.to_owned(),
             log_directory: logs.display().to_string(),
+            dns_config: Some(v1::DnsConfig {
+                servers: vec!["10.43.0.10".to_owned()],
+                searches: vec!["default.svc.cluster.local".to_owned()],
+                options: vec!["ndots:5".to_owned()],
+            }),
             labels: labels.clone(),
-            linux: Some(v1::LinuxPodSandboxConfig::default()),
+            linux: Some(v1::LinuxPodSandboxConfig {
+                security_context: Some(v1::LinuxSandboxSecurityContext {
+                    namespace_options: Some(v1::NamespaceOption {
+                        pid: v1::NamespaceMode::Container.into(),
+                        ..Default::default()
+                    }),
+                    seccomp: Some(v1::SecurityProfile {
+                        profile_type: v1::security_profile::ProfileType::RuntimeDefault.into(),
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
             ..Default::default()
         };
         let request = v1::RunPodSandboxRequest {

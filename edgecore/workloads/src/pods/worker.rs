@@ -517,7 +517,8 @@ impl Worker {
             return None;
         }
         let since = *self.unwritten.get_or_insert_with(Instant::now);
-        let settling = !self.memory.busy.is_idle() || plan.actions.iter().any(changes_soon);
+        let settling =
+            !self.memory.busy.is_idle() || plan.actions.iter().any(|action| changes_soon(&plan.goal, action));
         if settling && !last && since.elapsed() < SETTLES {
             return Some(since + SETTLES);
         }
@@ -868,8 +869,13 @@ fn ids(observed: &Observed) -> impl Iterator<Item = &String> {
 }
 
 /// Whether the status will be another one soon.
-const fn changes_soon(action: &Action) -> bool {
-    matches!(action, Action::RunSandbox { .. } | Action::Start { .. })
+const fn changes_soon(goal: &Goal, action: &Action) -> bool {
+    match action {
+        Action::RunSandbox { .. } | Action::Start { .. } => true,
+        // Another one follows.
+        Action::StopSandbox { .. } => matches!(goal, Goal::Run),
+        _ => false,
+    }
 }
 
 fn retry(times: u32) -> u64 {

@@ -77,6 +77,19 @@ pub(super) fn current(look: Look<'_>) -> Option<&Sandbox> {
     look.observed.current().filter(usable).filter(ours)
 }
 
+/// How long after the next sandbox one that is no more is tidied away, in milliseconds.
+const TIDIED: u64 = 5000;
+
+/// Whether a sandbox that is no more can be tidied away later: nothing in it runs, and its ports are nobody's. After a power cut that is every
+/// pod's, and the next one need not wait for it. When none can be made its address may be what is missing.
+fn can_wait(look: Look<'_>, sandbox: &Sandbox) -> bool {
+    let inhabited = |c: &Seen| c.sandbox == sandbox.id && c.may_run();
+    !sandbox.ready
+        && !look.observed.containers.iter().any(inhabited)
+        && look.memory.sandbox_refused.is_none()
+        && !look.pod.has_host_ports()
+}
+
 /// What is left of earlier sandboxes ends: containers with their grace, then the sandbox with its network.
 fn leftovers(look: Look<'_>, current: Option<&Sandbox>, plan: &mut Plan) {
     let id = current.map_or("", |s| s.id.as_str());
@@ -94,9 +107,20 @@ fn leftovers(look: Look<'_>, current: Option<&Sandbox>, plan: &mut Plan) {
         let inhabited = |c: &Seen| c.sandbox == sandbox.id && c.may_run();
         let done = look.memory.stopped.contains(&sandbox.id) && !sandbox.ready;
         let busy = look.memory.busy.ids.contains(&sandbox.id);
-        if !done && !busy && !look.observed.containers.iter().any(inhabited) {
-            plan.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
+        if done || busy || look.observed.containers.iter().any(inhabited) {
+            continue;
         }
+        if can_wait(look, sandbox) {
+            let Some(next) = current else { continue };
+            // What starts in it has the machine to itself. A clock that was set back puts nothing off.
+            let since = millis(next.created);
+            let until = since.saturating_add(TIDIED);
+            if (since..until).contains(&look.now) {
+                plan.wake(until);
+                continue;
+            }
+        }
+        plan.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
     }
 }
 
@@ -107,8 +131,8 @@ fn new_sandbox(look: Look<'_>, plan: &mut Plan) {
     if memory.busy.sandbox || !memory.busy.starts.is_empty() {
         return;
     }
-    // The earlier ones give their addresses back first.
-    let waits = |s: &Sandbox| s.ready || !memory.stopped.contains(&s.id) || memory.busy.ids.contains(&s.id);
+    let gone = |s: &Sandbox| !s.ready && memory.stopped.contains(&s.id);
+    let waits = |s: &Sandbox| memory.busy.ids.contains(&s.id) || !(gone(s) || can_wait(look, s));
     if observed.sandboxes.iter().any(waits) || observed.containers.iter().any(Seen::may_run) {
         return;
     }

@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::memory::{Refused, Said};
 use super::super::observed::Sandbox;
@@ -312,19 +312,49 @@ fn of_no_container_two_instances_run() {
 }
 
 #[test]
-fn a_dead_sandbox_gives_its_address_back_before_the_next_is_made() {
-    let dead = || {
-        Scene::new(json!({}))
+fn a_dead_sandbox_keeps_the_next_waiting_only_where_it_stands_in_its_way() {
+    let dead = |spec: Value| {
+        Scene::new(spec)
             .sandbox("s", 0, false)
             .container("a", 0, "s", "137", 60_000)
     };
-    assert_eq!(dead().does(), ["stop sandbox s"]);
     let stopped = |m: &mut Memory| {
         m.stopped.insert("s".to_owned());
     };
-    assert_eq!(dead().remember(stopped).does(), ["sandbox 1"]);
-    let next = dead().remember(stopped).sandbox("t", 1, true);
-    assert_eq!(next.does(), ["start a 1 in t"]);
+    let next = dead(json!({}));
+    assert_eq!(next.does(), ["sandbox 1"], "as after a power cut");
+    let refused = next.remember(|m| {
+        m.sandbox_refused = Some(Refused {
+            retry_at: NOW + 1000,
+            ..Refused::default()
+        });
+    });
+    assert_eq!(refused.does(), ["stop sandbox s"], "its address may be what is missing");
+    let port = json!({"containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": 80}]}]});
+    assert_eq!(
+        dead(port.clone()).does(),
+        ["stop sandbox s"],
+        "its port is taken until then"
+    );
+    assert_eq!(dead(port).remember(stopped).does(), ["sandbox 1"]);
+    let alive = Scene::new(json!({}))
+        .sandbox("s", 0, false)
+        .container("a", 0, "s", "unknown", 0);
+    assert_eq!(alive.does(), ["stop a0 within 30"], "something in it may run");
+
+    // Then it is tidied away in peace.
+    let mut both = dead(json!({})).sandbox("t", 1, true);
+    both.observed.sandboxes[0].created = i64::try_from(NOW).unwrap() * 1_000_000;
+    assert_eq!(both.does(), ["start a 1 in t"]);
+    assert_eq!(both.plan().wake_at, Some(NOW + 5000));
+    both.now = NOW + 5000;
+    assert_eq!(both.does(), ["stop sandbox s", "start a 1 in t"]);
+    both.now = NOW - 1;
+    assert_eq!(
+        both.does(),
+        ["stop sandbox s", "start a 1 in t"],
+        "a clock that was set back"
+    );
     let replaced = Scene::new(json!({}))
         .remember(stopped)
         .sandbox("s", 0, false)

@@ -2,6 +2,7 @@
 //! lets go of what the tasks used.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -56,6 +57,8 @@ impl Drain {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
+        // The runtime's code for a task is compiled once for each type of future: two kilobytes of program a time.
+        let task: Pin<Box<dyn Future<Output = F::Output> + Send>> = Box::pin(task);
         self.tasks.spawn(task)
     }
 

@@ -39,10 +39,14 @@ use crate::uplink::{RotationNotBefore, Uplink};
 
 /// How long the parts of the agent may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// How often memory that holds nothing is given back.
+const MEMORY_GOES_BACK: Duration = Duration::from_mins(1);
 /// How long a store that ends may take to say so after those who use it have noticed.
 const STORE_LAST_WORD: Duration = Duration::from_secs(1);
 /// Changes kept in memory for watchers. A gateway has few watchers and they are quick.
 const RING: (usize, usize) = (1024, 512 * 1024);
+/// KiB of the store kept in memory for writing; what is not there the system has.
+const CACHE_KIB: u32 = 384;
 /// Revisions kept in the change log: minutes of reports at full speed, days of a quiet gateway.
 const LOG_KEEP: u64 = 4096;
 
@@ -195,6 +199,7 @@ impl Agent {
             probes.clone(),
         )));
         drop(probes.spawn(tell_end(store.clone(), ready.clone(), probes.clone())));
+        drop(probes.spawn(give_memory_back(probes.clone())));
         let workloads = Workloads::new(workloads::Options {
             node: node.clone(),
             data_dir: config.data_dir.clone(),
@@ -330,6 +335,17 @@ async fn tell_end(store: Store, ready: Ready, probes: Drain) {
     probes.stopping().await;
 }
 
+/// What a burst took of memory goes back to the machine when it is over: a gateway has little, and its pods want it.
+async fn give_memory_back(drain: Drain) {
+    loop {
+        tokio::select! {
+            biased;
+            () = drain.stopping() => return,
+            () = tokio::time::sleep(MEMORY_GOES_BACK) => daemon::heap::give_back(),
+        }
+    }
+}
+
 /// An agent that does not answer its devices is not ready.
 async fn watch_twins(twins: Twins, ready: Ready, drain: Drain) {
     tokio::select! {
@@ -409,6 +425,7 @@ fn open_store(config: &Config) -> Result<(Store, bool), AgentError> {
             (AUDIT_STREAM.into(), bound(config.audit.max_bytes)),
         ]),
         max_bytes: config.store_max_bytes,
+        cache_kib: CACHE_KIB,
         ..StoreOptions::new(&path)
     };
     let (store, opened) = Store::open(options).map_err(failed)?;

@@ -11,6 +11,8 @@ use edgecore::Config;
 use crate::flags::{Flags, Instead};
 
 fn main() -> ExitCode {
+    daemon::heap::share_one();
+    daemon::names::without_plugins();
     let flags = match Flags::parse(std::env::args_os().skip(1)) {
         Ok(flags) => flags,
         Err(Instead::Print(page)) => {

@@ -95,6 +95,8 @@ pub struct StoreOptions {
     pub journal_default: JournalBound,
     /// Largest the file may grow; beyond it commits fail with [`CommitError::Full`].
     pub max_bytes: Option<u64>,
+    /// KiB of the file's pages kept in memory for writing; for each of the two ways of reading a quarter of that.
+    pub cache_kib: u32,
     /// The clock, `daemon::clock::since_start` unless a test brings its own.
     pub clock: Clock,
 }
@@ -113,6 +115,7 @@ impl StoreOptions {
             journals: BTreeMap::new(),
             journal_default: JournalBound::default(),
             max_bytes: None,
+            cache_kib: 1024,
             clock: Arc::new(daemon::clock::since_start),
         }
     }
@@ -216,7 +219,12 @@ impl Store {
         drop(rows);
         drop(statement);
         let revision = schema::revision(&db)?;
-        let reader = || schema::connect(&options.path, Role::Reader).map(Reader::new);
+        schema::keep_pages(&db, options.cache_kib)?;
+        let reader = || {
+            let db = schema::connect(&options.path, Role::Reader)?;
+            schema::keep_pages(&db, options.cache_kib / 4)?;
+            Ok::<_, Fault>(Reader::new(db))
+        };
         let shared = Arc::new(Shared {
             seal: options.seal_key.clone(),
             incarnation: opened.incarnation,

@@ -66,14 +66,10 @@ pub(super) fn connect(path: &Path, role: Role) -> Result<Connection, Fault> {
     db.set_prepared_statement_cache_capacity(48);
     // Without it SQLite plans some statements anew for each value bound to them.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    let cache_kib = match role {
-        Role::Writer => 1024,
-        Role::Reader => 256,
-    };
-    db.execute_batch(&format!(
-        "PRAGMA cache_size = -{cache_kib}; PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF;
-         PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0;"
-    ))?;
+    db.execute_batch(
+        "PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0;",
+    )?;
+    keep_pages(&db, 256)?;
     if role == Role::Writer {
         // auto_vacuum takes effect on a file without tables only, and must come before the journal mode.
         db.execute_batch(
@@ -88,6 +84,11 @@ pub(super) fn connect(path: &Path, role: Role) -> Result<Connection, Fault> {
         }
     }
     Ok(db)
+}
+
+/// How many KiB of pages a connection keeps in memory at most.
+pub(super) fn keep_pages(db: &Connection, kib: u32) -> Result<(), Fault> {
+    Ok(db.pragma_update(None, "cache_size", -i64::from(kib))?)
 }
 
 /// Brings the layout up to date. A file from a newer version is left as it is.

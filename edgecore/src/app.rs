@@ -40,11 +40,11 @@ use crate::uplink::{RotationNotBefore, Uplink};
 /// How long the parts of the agent may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// How often memory that holds nothing is given back.
-const MEMORY_GOES_BACK: Duration = Duration::from_mins(1);
+const MEMORY_GOES_BACK: Duration = Duration::from_secs(15);
 /// How long a store that ends may take to say so after those who use it have noticed.
 const STORE_LAST_WORD: Duration = Duration::from_secs(1);
 /// Changes kept in memory for watchers. A gateway has few watchers and they are quick.
-const RING: (usize, usize) = (1024, 512 * 1024);
+const RING: (usize, usize) = (1024, 256 * 1024);
 /// KiB of the store kept in memory for writing; what is not there the system has.
 const CACHE_KIB: u32 = 384;
 /// Revisions kept in the change log: minutes of reports at full speed, days of a quiet gateway.

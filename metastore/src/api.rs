@@ -62,7 +62,7 @@ pub use addresses::{RangeError, ServiceRange};
 pub use audit::STREAM as AUDIT_STREAM;
 pub use auth::{ANONYMOUS, Admission, AdmitContext, Attributes, Authorizer, Decision, MASTERS, Operation, User};
 pub use body::ApiBody;
-pub use builtin::{builtin_kinds, selects as selector_selects};
+pub use builtin::{builtin_kinds, cron, selects as selector_selects};
 pub use codec::{MAX_BODY, yaml as read_yaml};
 pub use connect::{Connect, Connected, Connector, Measurement, ProxyPort};
 pub use delete::{DeleteOptions, Propagation};

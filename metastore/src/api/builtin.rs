@@ -15,7 +15,7 @@ mod checks;
 mod classes;
 mod container_rules;
 mod core;
-mod cron;
+pub mod cron;
 mod data;
 mod endpoints;
 mod events;

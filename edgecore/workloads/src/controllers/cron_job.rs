@@ -15,13 +15,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use metastore::api::cron::{Schedule, split_zone};
 use metastore::api::{DeleteOptions, Propagation, Status};
 use serde_json::{Map, Value, json};
 
 use super::look::{
     WallClock, annotation, controller_of, is_terminating, job_end, list, name, namespace, seconds, text, uid, whole,
 };
-use super::schedule::{Schedule, split_zone, zone};
+use super::schedule::zone;
 use super::shared::owner_reference;
 use super::{Change, Controller, Reconciled};
 use crate::cluster::{CRON_JOBS, Cluster, JOBS, Key, Kind};

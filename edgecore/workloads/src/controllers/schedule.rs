@@ -1,32 +1,12 @@
-//! When a CronJob is due: the five fields everybody knows, the words for the usual ones, `@every` with a span; in the time of a place.
+//! When a CronJob is due: the next time that its schedule means, in the time of a place.
 //!
 //! As elsewhere: a time that a clock is put forward over does not come, one that it is put back over comes twice. Pure, but for reading a time zone.
 
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 use jiff::{Timestamp, ToSpan as _};
+use metastore::api::cron::Schedule;
 
-const MONTHS: [&str; 12] = [
-    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
-];
-const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-/// Least and most of each field, and names of its numbers from the least on.
-const FIELDS: [(u32, u32, &[&str]); 5] = [
-    (0, 59, &[]),
-    (0, 23, &[]),
-    (1, 31, &[]),
-    (1, 12, &MONTHS),
-    (0, 6, &DAYS),
-];
-const WORDS: [(&str, &str); 7] = [
-    ("@yearly", "0 0 1 1 *"),
-    ("@annually", "0 0 1 1 *"),
-    ("@monthly", "0 0 1 * *"),
-    ("@weekly", "0 0 * * 0"),
-    ("@daily", "0 0 * * *"),
-    ("@midnight", "0 0 * * *"),
-    ("@hourly", "0 * * * *"),
-];
 /// How far ahead a time is looked for, in days: five years.
 const AHEAD_DAYS: usize = 5 * 366;
 /// Where the machine keeps its time zones.
@@ -34,119 +14,54 @@ const ZONES: [&str; 3] = ["/usr/share/zoneinfo", "/usr/share/lib/zoneinfo", "/et
 /// Largest description of a zone that is read; real ones have a few kilobytes.
 const MOST_ZONE_BYTES: u64 = 64 * 1024;
 
-/// Which numbers of a field are meant, one bit each, and whether all are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Field {
-    bits: u64,
-    all: bool,
-}
-
-impl Field {
-    const fn has(self, number: i8) -> bool {
-        number >= 0 && self.bits >> number & 1 == 1
-    }
-}
-
-/// When something is due.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Schedule {
-    /// Minute, hour, day of the month, month, day of the week.
-    Times([Field; 5]),
-    /// Every so many seconds.
-    Every(i64),
-}
-
-/// Takes `TZ=place` from the front of a schedule.
-pub(super) fn split_zone(text: &str) -> (Option<&str>, &str) {
-    let rest = text.strip_prefix("TZ=").or_else(|| text.strip_prefix("CRON_TZ="));
-    match rest.and_then(|r| r.split_once(' ')) {
-        Some((zone, times)) => (Some(zone), times.trim()),
-        None => (None, text),
-    }
-}
-
-impl Schedule {
-    /// Reads a schedule without a zone.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        if let Some(span) = text.strip_prefix("@every ") {
-            let span = span_seconds(span).ok_or_else(|| format!("failed to parse duration {text}"))?;
-            return Ok(Self::Every(span.max(1)));
-        }
-        let times = match text.strip_prefix('@') {
-            None => text,
-            Some(_) => {
-                let word = WORDS.iter().find(|(word, _)| *word == text);
-                word.ok_or_else(|| format!("unrecognized descriptor: {text}"))?.1
-            }
-        };
-        let said: Vec<&str> = times.split_whitespace().collect();
-        let Ok(said): Result<[&str; 5], _> = said.try_into() else {
-            let count = times.split_whitespace().count();
-            return Err(format!("expected exactly 5 fields, found {count}: {times}"));
-        };
-        let mut fields = [Field { bits: 0, all: false }; 5];
-        for ((out, said), (low, high, names)) in fields.iter_mut().zip(said).zip(FIELDS) {
-            for part in said.split(',').filter(|p| !p.is_empty()) {
-                let read = part_of_field(part, low, high, names)?;
-                out.bits |= read.bits;
-                out.all |= read.all;
-            }
-        }
-        Ok(Self::Times(fields))
-    }
-
-    /// The first time after one, both in seconds since 1970; none within five years.
-    pub(super) fn next(&self, after: i64, zone: &TimeZone) -> Option<i64> {
-        let [minutes, hours, ..] = match self {
-            Self::Every(seconds) => return Some(after + seconds),
-            Self::Times(fields) => fields,
-        };
-        let here = zone.to_datetime(Timestamp::from_second(after).ok()?);
-        let mut day = here.date();
-        for ahead in 0..AHEAD_DAYS {
-            if self.is_day(day) {
-                // On the first day what is long over is not looked at; a clock is put back by less than three hours.
-                let first = if ahead == 0 { (here.hour() - 3).max(0) } else { 0 };
-                let mut found: Option<(i64, i8)> = None;
-                for hour in (first..24).filter(|h| hours.has(*h)) {
-                    if found.is_some_and(|(_, at)| hour > at + 3) {
-                        break;
-                    }
-                    for minute in (0..60).filter(|m| minutes.has(*m)) {
-                        let time = Time::constant(hour, minute, 0, 0);
-                        for at in moments(day.to_datetime(time), zone).into_iter().flatten() {
-                            if at > after && found.is_none_or(|(best, _)| at < best) {
-                                found = Some((at, hour));
-                            }
+/// The first time after one, both in seconds since 1970; none within five years.
+pub(super) fn next_after(schedule: &Schedule, after: i64, zone: &TimeZone) -> Option<i64> {
+    let [minutes, hours, ..] = match schedule {
+        Schedule::Every(seconds) => return Some(after + seconds),
+        Schedule::Times(fields) => fields,
+    };
+    let here = zone.to_datetime(Timestamp::from_second(after).ok()?);
+    let mut day = here.date();
+    for ahead in 0..AHEAD_DAYS {
+        if is_day(schedule, day) {
+            // On the first day what is long over is not looked at; a clock is put back by less than three hours.
+            let first = if ahead == 0 { (here.hour() - 3).max(0) } else { 0 };
+            let mut found: Option<(i64, i8)> = None;
+            for hour in (first..24).filter(|h| hours.has(*h)) {
+                if found.is_some_and(|(_, at)| hour > at + 3) {
+                    break;
+                }
+                for minute in (0..60).filter(|m| minutes.has(*m)) {
+                    let time = Time::constant(hour, minute, 0, 0);
+                    for at in moments(day.to_datetime(time), zone).into_iter().flatten() {
+                        if at > after && found.is_none_or(|(best, _)| at < best) {
+                            found = Some((at, hour));
                         }
                     }
                 }
-                if let Some((at, _)) = found {
-                    return Some(at);
-                }
             }
-            day = day.checked_add(1.day()).ok()?;
+            if let Some((at, _)) = found {
+                return Some(at);
+            }
         }
-        None
+        day = day.checked_add(1.day()).ok()?;
     }
+    None
+}
 
-    /// Whether a day is meant. When both kinds of days are said, either is enough.
-    fn is_day(&self, day: Date) -> bool {
-        let Self::Times([_, _, days, months, weekdays]) = self else {
-            return true;
-        };
-        let of_month = days.has(day.day());
-        let of_week = weekdays.has(day.weekday().to_sunday_zero_offset());
-        let is_day = if days.all || weekdays.all {
-            of_month && of_week
-        } else {
-            of_month || of_week
-        };
-        months.has(day.month()) && is_day
-    }
+/// Whether a day is meant. When both kinds of days are said, either is enough.
+fn is_day(schedule: &Schedule, day: Date) -> bool {
+    let Schedule::Times([_, _, days, months, weekdays]) = schedule else {
+        return true;
+    };
+    let of_month = days.has(day.day());
+    let of_week = weekdays.has(day.weekday().to_sunday_zero_offset());
+    let is_day = if days.is_all() || weekdays.is_all() {
+        of_month && of_week
+    } else {
+        of_month || of_week
+    };
+    months.has(day.month()) && is_day
 }
 
 /// The moments at which clocks somewhere show this: none, one or two.
@@ -157,63 +72,6 @@ fn moments(shown: DateTime, zone: &TimeZone) -> [Option<i64>; 2] {
         AmbiguousOffset::Gap { .. } => [None, None],
         AmbiguousOffset::Fold { before, after } => [at(before), at(after)],
     }
-}
-
-/// `*`, `N`, `N-M`, each with `/STEP`.
-fn part_of_field(part: &str, low: u32, high: u32, names: &[&str]) -> Result<Field, String> {
-    let (range, step) = match part.split_once('/') {
-        Some((range, step)) => (range, Some(step)),
-        None => (part, None),
-    };
-    let number = |text: &str| -> Result<u32, String> {
-        match names.iter().position(|n| n.eq_ignore_ascii_case(text)) {
-            Some(at) => Ok(low + u32::try_from(at).unwrap_or(0)),
-            None => text.parse().map_err(|_| format!("failed to parse int from {text}")),
-        }
-    };
-    let (first, last) = match range {
-        "*" | "?" => (low, high),
-        range => match range.split_once('-') {
-            Some((first, last)) => (number(first)?, number(last)?),
-            None if step.is_some() => (number(range)?, high),
-            None => (number(range)?, number(range)?),
-        },
-    };
-    let step = step.map_or(Ok(1), number)?;
-    if first < low || last > high || first > last || step == 0 {
-        return Err(format!("{part} is outside of {low}-{high}"));
-    }
-    let numbers = (first..=last).step_by(usize::try_from(step).unwrap_or(usize::MAX));
-    Ok(Field {
-        bits: numbers.fold(0, |bits, n| bits | 1 << n),
-        all: matches!(range, "*" | "?") && step == 1,
-    })
-}
-
-/// Whole seconds of a span as Go writes it: `1h30m`, `90s`.
-fn span_seconds(text: &str) -> Option<i64> {
-    let mut rest = text.trim();
-    let mut nanos: f64 = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at(digits);
-        let unit = tail
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(tail.len());
-        let scale = match &tail[..unit] {
-            "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        nanos += number.parse::<f64>().ok()? * scale;
-        rest = &tail[unit..];
-    }
-    #[allow(clippy::cast_possible_truncation)]
-    (nanos.is_finite() && nanos < 1e12).then_some(nanos as i64)
 }
 
 /// The clock of a place, from the machine's own description of it; none where the machine knows no such place.
@@ -249,7 +107,7 @@ mod tests {
         let mut at = after.parse::<Timestamp>().unwrap().as_second();
         (0..count)
             .map(|_| {
-                at = schedule.next(at, &zone).unwrap();
+                at = next_after(&schedule, at, &zone).unwrap();
                 Timestamp::from_second(at).unwrap().to_string()
             })
             .collect()
@@ -276,20 +134,7 @@ mod tests {
             assert_eq!(nexts(schedule, "UTC", after, 1), [next], "{schedule}");
         }
         let never = Schedule::parse("59 23 31 2 *").unwrap();
-        assert_eq!(never.next(1_795_230_670, &TimeZone::UTC), None);
-        for wrong in [
-            "",
-            "* * * *",
-            "60 * * * *",
-            "* * * * 7",
-            "5-1 * * * *",
-            "*/0 * * * *",
-            "@often",
-            "@every x",
-            "@every 5",
-        ] {
-            assert!(Schedule::parse(wrong).is_err(), "{wrong}");
-        }
+        assert_eq!(next_after(&never, 1_795_230_670, &TimeZone::UTC), None);
     }
 
     /// The nights in Berlin in which clocks are put forward and back.
@@ -333,7 +178,5 @@ mod tests {
         ] {
             assert!(zone(wrong).is_none(), "{wrong}");
         }
-        assert_eq!(split_zone("TZ=Asia/Tokyo 0 3 * * *"), (Some("Asia/Tokyo"), "0 3 * * *"));
-        assert_eq!(split_zone("0 3 * * *"), (None, "0 3 * * *"));
     }
 }

@@ -2,7 +2,9 @@
 
 use jiff::tz::TimeZone;
 
-use super::super::schedule::Schedule;
+use metastore::api::cron::Schedule;
+
+use super::super::schedule::next_after;
 
 /// How many times were missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +28,11 @@ pub(super) fn due(
     const MANY: i64 = 100;
     let (times, place) = schedule;
     let earliest = deadline.map_or(begun, |d| begun.max(now.saturating_sub(d)));
-    let first = times.next(earliest, place).ok_or(NEVER)?;
+    let first = next_after(times, earliest, place).ok_or(NEVER)?;
     if now < first {
         return Ok(None);
     }
-    let second = times.next(first, place).ok_or(NEVER)?;
+    let second = next_after(times, first, place).ok_or(NEVER)?;
     if now < second {
         return Ok(Some((first, Missed::Few)));
     }
@@ -44,11 +46,11 @@ pub(super) fn due(
         // Back from now in longer and longer strides to where there is one, and from there one by one.
         let mut stride = pace;
         let mut from = (now - stride).max(first);
-        while from > first && times.next(from, place).is_none_or(|next| next > now) {
+        while from > first && next_after(times, from, place).is_none_or(|next| next > now) {
             stride = stride.saturating_mul(2);
             from = now.saturating_sub(stride).max(first);
         }
-        while let Some(next) = times.next(from, place).filter(|next| *next <= now) {
+        while let Some(next) = next_after(times, from, place).filter(|next| *next <= now) {
             (last, from) = (next, next);
         }
     }
@@ -59,7 +61,7 @@ pub(super) fn due(
 /// The next time after now, or the first after `begun` that is not served.
 pub(super) fn next(schedule: &(Schedule, TimeZone), begun: i64, now: i64) -> Option<i64> {
     let (times, place) = schedule;
-    let after = match times.next(begun, place) {
+    let after = match next_after(times, begun, place) {
         Some(first) if first > now => return Some(first),
         // Spans are counted from the last start, not from now.
         Some(first) if matches!(times, Schedule::Every(_)) => due(schedule, begun, now, None)
@@ -68,7 +70,7 @@ pub(super) fn next(schedule: &(Schedule, TimeZone), begun: i64, now: i64) -> Opt
             .map_or(first, |(at, _)| at),
         _ => now,
     };
-    times.next(after, place)
+    next_after(times, after, place)
 }
 
 #[cfg(test)]

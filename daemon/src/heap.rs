@@ -18,8 +18,37 @@ pub fn share_one() {
     }
 }
 
-/// Gives pages that hold nothing back to the system; a millisecond for ten megabytes, in which no thread can allocate.
-pub fn give_back() {
+/// How many pages more than after the last time make it worth while: half a megabyte where pages have four kilobytes.
+const GROWN: usize = 128;
+
+/// Gives memory back to the system after bursts.
+#[derive(Debug, Default)]
+pub struct Returns {
+    /// Pages that were resident when it was last looked, or after the last time; none: never.
+    resident: Option<usize>,
+}
+
+impl Returns {
+    /// To be called every few seconds. Gives back what holds nothing when the process has grown since the last call: a millisecond or two for
+    /// ten megabytes, in which no thread can allocate. Otherwise reads one small file.
+    pub fn look(&mut self) {
+        let Some(now) = resident_pages() else { return };
+        if now < self.resident.map_or(0, |before| before + GROWN) {
+            self.resident = self.resident.map(|before| before.min(now));
+            return;
+        }
+        give_back();
+        self.resident = resident_pages();
+    }
+}
+
+fn resident_pages() -> Option<usize> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    statm.split(' ').nth(1)?.parse().ok()
+}
+
+/// Gives pages that hold nothing back to the system.
+fn give_back() {
     #[cfg(target_env = "gnu")]
     {
         #[expect(
@@ -35,11 +64,6 @@ pub fn give_back() {
 mod tests {
     use super::*;
 
-    fn resident_pages() -> usize {
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-        statm.split(' ').nth(1).unwrap().parse().unwrap()
-    }
-
     #[test]
     fn what_a_burst_took_is_given_back_though_something_of_it_stays() {
         share_one();
@@ -50,9 +74,10 @@ mod tests {
             all
         });
         let kept = keep.join().unwrap();
-        let before = resident_pages();
-        give_back();
-        let after = resident_pages();
+        let before = resident_pages().unwrap();
+        let mut returns = Returns::default();
+        returns.look();
+        let after = resident_pages().unwrap();
         assert!(after + 10_000 < before, "{before} pages before, {after} after");
         assert_eq!(kept.len(), 1);
     }

@@ -39,7 +39,7 @@ use crate::uplink::{RotationNotBefore, Uplink};
 
 /// How long the parts of the agent may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
-/// How often memory that holds nothing is given back.
+/// How often it is looked whether there is memory to give back.
 const MEMORY_GOES_BACK: Duration = Duration::from_secs(15);
 /// How long a store that ends may take to say so after those who use it have noticed.
 const STORE_LAST_WORD: Duration = Duration::from_secs(1);
@@ -337,11 +337,12 @@ async fn tell_end(store: Store, ready: Ready, probes: Drain) {
 
 /// What a burst took of memory goes back to the machine when it is over: a gateway has little, and its pods want it.
 async fn give_memory_back(drain: Drain) {
+    let mut heap = daemon::heap::Returns::default();
     loop {
         tokio::select! {
             biased;
             () = drain.stopping() => return,
-            () = tokio::time::sleep(MEMORY_GOES_BACK) => daemon::heap::give_back(),
+            () = tokio::time::sleep(MEMORY_GOES_BACK) => heap.look(),
         }
     }
 }

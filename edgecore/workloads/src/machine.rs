@@ -271,7 +271,9 @@ impl Machine {
             _ => {}
         }
         let network = self.network.get().and_then(|check| check().err());
-        let wait = if network.is_some() { wait.min(LACKING) } else { wait };
+        // Without a runtime nobody waits for the network, and a machine that has none for good is left in peace.
+        let awaited = network.is_some() && matches!(standing, Standing::Up { .. });
+        let wait = if awaited { wait.min(LACKING) } else { wait };
         self.learn(|known| {
             known.standing = standing;
             known.network = network;

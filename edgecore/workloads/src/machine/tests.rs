@@ -143,6 +143,24 @@ async fn a_network_that_is_not_ready_is_followed() {
     bench.end().await;
 }
 
+#[tokio::test]
+async fn a_machine_without_a_runtime_is_left_in_peace() {
+    let bench = Bench::new();
+    let mut view = View {
+        last_up: Instant::now(),
+        version: None,
+        failures: 0,
+    };
+    let machine = bench.machine("none");
+    machine.check_network(|| Err("nobody made one".to_owned()));
+    assert_eq!(machine.look(&mut view).await, ABSENT);
+    let fake = Fake::start(bench.folder.path());
+    let machine = bench.machine(&format!("unix://{}", fake.socket().display()));
+    machine.check_network(|| Err("nobody made one yet".to_owned()));
+    assert_eq!(machine.look(&mut view).await, LACKING);
+    bench.end().await;
+}
+
 #[test]
 fn ranges_contain_their_addresses() {
     let is = |range: &str, ip: &str| contains(range, ip.parse().unwrap());

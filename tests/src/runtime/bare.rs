@@ -16,7 +16,7 @@ pub struct Bare {
 }
 
 impl Machine {
-    /// Makes a sandbox as an agent asks for one (names and servers of DNS, the runtime's seccomp profile, which takes it 15 ms to compile)
+    /// Makes a sandbox as an agent asks for one (names and servers of DNS, the runtime's seccomp profile: 15 ms for the runtime)
     /// and starts one container in it that runs this command. Both carry the labels; the log is `<name>/c.log` in the
     /// machine's folder.
     ///

@@ -60,10 +60,11 @@ fn give_back() {
     }
 }
 
-#[cfg(all(test, target_env = "gnu"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
+    #[cfg(target_env = "gnu")]
     #[test]
     fn what_a_burst_took_is_given_back_though_something_of_it_stays() {
         share_one();

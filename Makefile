@@ -1,6 +1,7 @@
 # Thin on purpose: every target calls cargo and one script, and sets up what it needs by itself.
 CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
+TARGET = $(or $(CARGO_TARGET_DIR),target)
 # The agent as gateways get it: small, and with its own C library, so that it runs beside any. The target is named so that only the agent
 # itself is linked so, and not what runs at build time.
 MACHINE = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -11,7 +12,7 @@ EDGE = --profile edge --target $(MACHINE) --config 'target.$(MACHINE).rustflags=
 ## A hub, a gateway and a simulated press on this machine, without root; Ctrl-C leaves nothing behind.
 demo:
 	@$(CARGO) build --quiet --profile quick-release -p cloudhub -p edgecore -p kurator --bins
-	@target/quick-release/kurator demo
+	@$(TARGET)/quick-release/kurator demo
 
 ## Every test, the ones with real processes included.
 test: setup
@@ -26,8 +27,8 @@ bench:
 	$(CARGO) build --release -p cloudhub --bins
 	$(CARGO) build $(EDGE) -p edgecore --bins
 	$(CARGO) build --profile quick-release -p kurator -p tests --bins
-	install -D -t target/bench target/release/cloudhub target/$(MACHINE)/edge/edgecore target/quick-release/kurator target/quick-release/bench
-	target/bench/bench
+	install -D -t $(TARGET)/bench $(TARGET)/release/cloudhub $(TARGET)/$(MACHINE)/edge/edgecore $(TARGET)/quick-release/kurator $(TARGET)/quick-release/bench
+	$(TARGET)/bench/bench
 
 lint: setup
 	$(CARGO) fmt --all --check

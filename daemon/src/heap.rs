@@ -1,5 +1,5 @@
 //! Memory of a daemon that works in bursts: the GNU C library gives every thread a heap of its own, and each keeps what its busiest
-//! moment took. Says so to that library, once at the start and now and then; never allocates, and does nothing with another library.
+//! moment took. Owns the two settings of that library that end this; is no allocator, and changes nothing with another library.
 
 /// Lets all threads share one heap. To be called before there is a second thread: those that have a heap keep it.
 ///
@@ -29,8 +29,8 @@ pub struct Returns {
 }
 
 impl Returns {
-    /// To be called every few seconds. Gives back what holds nothing when the process has grown since the last call: a millisecond or two for
-    /// ten megabytes, in which no thread can allocate. Otherwise reads one small file.
+    /// To be called every few seconds. Gives back what holds nothing when the process has grown since it was smallest, during which no thread can
+    /// allocate. Otherwise reads one small file.
     pub fn look(&mut self) {
         let Some(now) = resident_pages() else { return };
         if now < self.resident.map_or(0, |before| before + GROWN) {

@@ -1,7 +1,6 @@
 //! Which time of a schedule is due. Pure; times in seconds since 1970.
 
 use jiff::tz::TimeZone;
-
 use metastore::api::cron::Schedule;
 
 use super::super::schedule::next_after;

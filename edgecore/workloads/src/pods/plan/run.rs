@@ -80,14 +80,12 @@ pub(super) fn current(look: Look<'_>) -> Option<&Sandbox> {
 /// How long after the next sandbox one that is no more is tidied away, in milliseconds.
 const TIDIED: u64 = 5000;
 
-/// Whether a sandbox that is no more can be tidied away later: nothing in it runs, and its ports are nobody's. After a power cut that is every
-/// pod's, and the next one need not wait for it. When none can be made its address may be what is missing.
+/// Whether a sandbox in which nothing runs can be tidied away later: it is no more, and no port of the machine leads to it. After a power cut
+/// that is every pod's, and the next one need not wait for it. When none can be made its address may be what is missing. Only the last one
+/// waits: sandboxes that die one after another must not pile up.
 fn can_wait(look: Look<'_>, sandbox: &Sandbox) -> bool {
-    let inhabited = |c: &Seen| c.sandbox == sandbox.id && c.may_run();
-    !sandbox.ready
-        && !look.observed.containers.iter().any(inhabited)
-        && look.memory.sandbox_refused.is_none()
-        && !look.pod.has_host_ports()
+    let last = look.observed.sandboxes.iter().find(|s| !s.ready);
+    last.is_some_and(|s| s.id == sandbox.id) && look.memory.sandbox_refused.is_none() && !look.pod.has_host_ports()
 }
 
 /// What is left of earlier sandboxes ends: containers with their grace, then the sandbox with its network.

@@ -342,6 +342,14 @@ fn a_dead_sandbox_keeps_the_next_waiting_only_where_it_stands_in_its_way() {
         .container("a", 0, "s", "unknown", 0);
     assert_eq!(alive.does(), ["stop a0 within 30"], "something in it may run");
 
+    let again = dead(json!({})).sandbox("t", 1, false);
+    assert_eq!(
+        again.does(),
+        ["stop sandbox s"],
+        "one that dies soon does not leave two behind"
+    );
+    assert_eq!(again.remember(stopped).does(), ["sandbox 2"]);
+
     // Then it is tidied away in peace.
     let mut both = dead(json!({})).sandbox("t", 1, true);
     both.observed.sandboxes[0].created = i64::try_from(NOW).unwrap() * 1_000_000;

@@ -25,13 +25,13 @@ use rustls::sign::CertifiedKey;
 use tokio::net::TcpListener;
 
 use self::files::{Files, no_room};
-use crate::config::{Config, split_address};
+use crate::config::{Config, Mode, split_address};
 use crate::embedded::{self, Access, EmbeddedError};
 use crate::enroll::Directory;
 use crate::fleet::{Fleet, IdentityGate, Registry};
 use crate::gateway::Front;
 use crate::metrics::{Gauges, Metrics};
-use crate::upstream::{ClientRef, Index, Objects, Watches, Writer};
+use crate::upstream::{self, Above, ClientRef, Index, Leases, Objects, Watches, Writer};
 
 /// How long sessions, requests and writes may take to end.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
@@ -192,6 +192,27 @@ impl Bound {
         }
     }
 
+    /// The Karmada that stands above.
+    async fn karmada(&self, ca_pem: &str) -> Result<upstream::Karmada, Failure> {
+        let settings = &self.config.upstream;
+        let Some(kubeconfig) = &settings.kubeconfig else {
+            return Err(Failure::new(
+                BAD_CONFIG,
+                "upstream.kubeconfig: is needed to reach Karmada",
+            ));
+        };
+        let url = settings.endpoint.clone().unwrap_or_else(|| {
+            let api = self.addresses.api;
+            let advertised = self.config.advertise.first().and_then(|a| split_address(a));
+            match advertised.filter(|_| api.ip().is_unspecified()) {
+                Some((host, _)) if host.contains(':') => format!("https://[{host}]:{}", api.port()),
+                Some((host, _)) => format!("https://{host}:{}", api.port()),
+                None => format!("https://{}", dialable(api)),
+            }
+        });
+        upstream::karmada(kubeconfig, settings.proxy.then_some((url, ca_pem))).await
+    }
+
     async fn start(self, drain: Drain) -> Result<Hub, Failure> {
         let ready = Ready::new();
         let starting = ready.block("api");
@@ -200,10 +221,16 @@ impl Bound {
         let stored = |e: EmbeddedError| not_stored(&self.config.data_dir, "cannot start", &e);
         let me = embedded::self_record(&self.store).await.map_err(stored)?;
         let access = Arc::new(Access::new(Arc::clone(&index), Arc::clone(&self.directory)));
+        let ca_pem = link::pki::certificate_pem(self.ca.cert());
+        let karmada = match self.config.upstream.mode {
+            Mode::Karmada => Some(self.karmada(&ca_pem).await?),
+            Mode::Embedded | Mode::Kubernetes => None,
+        };
         let people = embedded::People {
             config: &self.config,
             url: format!("https://{}", dialable(self.addresses.api)),
-            ca_pem: link::pki::certificate_pem(self.ca.cert()),
+            ca_pem,
+            karmada: karmada.as_ref().and_then(|k| k.token.clone()),
         };
         let api = embedded::api(self.store.clone(), &me.id, access, &people, drain.clone())
             .await
@@ -211,8 +238,28 @@ impl Bound {
         let client = embedded::client(api.clone());
         let registry = Arc::new(Registry::new(Arc::clone(&self.directory)));
         let objects = Objects::new(client.clone());
+        let (above_client, plane, endpoint) = match karmada {
+            Some(karmada) => (karmada.client, karmada.plane, karmada.endpoint),
+            None => (client.clone(), Arc::clone(&me.id), None),
+        };
+        let above = Above {
+            objects: Objects::new(above_client.clone()),
+            plane,
+            endpoint,
+            trust_domain: self.config.trust_domain.clone(),
+        };
+        if self.config.upstream.mode == Mode::Karmada {
+            let leases = Leases {
+                objects: above.objects.clone(),
+                index: Arc::clone(&index),
+                metrics: Arc::clone(&metrics),
+                every: self.config.upstream.lease_every.0,
+            };
+            drop(drain.spawn(leases.run(drain.clone())));
+        }
         let writer = Writer::new(
             objects.clone(),
+            above,
             Arc::clone(&index),
             Arc::clone(&registry) as _,
             Arc::clone(&metrics),
@@ -237,6 +284,7 @@ impl Bound {
         let lists = Ready::new();
         let watches = Watches {
             client: ClientRef(client),
+            above: ClientRef(above_client),
             index,
             writer,
             drain: drain.clone(),
@@ -271,6 +319,7 @@ impl Bound {
                 () = until_ready(&lists) => {}
             }
             drop(starting);
+            accepting.register_all();
             let endpoint = Arc::new(self.endpoint);
             tokio::join!(
                 Arc::clone(&accepting).accept(Arc::clone(&endpoint)),
@@ -395,6 +444,7 @@ fn metrics_page(fleet: &Arc<Fleet>) -> daemon::health::Metrics {
     Arc::new(move || {
         let (connected, in_sync) = fleet.registry.counts();
         let (devices, models, edge_nodes) = fleet.index.counts();
+        let (clusters, works) = fleet.index.work_counts();
         let writer_backlog = fleet.writer.backlog();
         fleet.metrics.render(Gauges {
             connected,
@@ -402,6 +452,8 @@ fn metrics_page(fleet: &Arc<Fleet>) -> daemon::health::Metrics {
             devices,
             models,
             edge_nodes,
+            clusters,
+            works,
             writer_backlog,
         })
     })

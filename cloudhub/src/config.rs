@@ -82,13 +82,33 @@ impl Audit {
 }
 
 /// What stands above the hub.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Upstream {
     /// Which kind.
     pub mode: Mode,
     /// How to reach it; not read in embedded mode.
     pub kubeconfig: Option<PathBuf>,
+    /// `https://host:port` under which Karmada reaches this hub's people's port, for its cluster proxy. By default the first host of
+    /// `advertise` with the port of `api`, or what `api` is.
+    pub endpoint: Option<String>,
+    /// Whether Karmada's cluster proxy may reach gateways through this hub.
+    pub proxy: bool,
+    /// How often the lease of each cluster is renewed ("10s"); Karmada takes a cluster for lost when its lease is 40 s old, unless its
+    /// `--cluster-monitor-grace-period` says otherwise.
+    pub lease_every: Span,
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            kubeconfig: None,
+            endpoint: None,
+            proxy: true,
+            lease_every: Span(Duration::from_secs(10)),
+        }
+    }
 }
 
 /// Which API the hub works against.
@@ -287,11 +307,30 @@ impl Config {
         if let Some(wrong) = self.advertise.iter().find(|a| split_address(a).is_none()) {
             return bad(format!("advertise: {wrong:?} is not host:port"));
         }
-        if self.upstream.mode != Mode::Embedded {
+        let upstream = &self.upstream;
+        if upstream.mode == Mode::Kubernetes {
+            return Err(Failure::new(
+                BAD_CONFIG,
+                "upstream.mode: this build has no gateways as Nodes of a Kubernetes cluster",
+            )
+            .hint("leave upstream.mode out, or set it to embedded or karmada"));
+        }
+        if upstream.mode == Mode::Karmada && upstream.kubeconfig.is_none() {
             return Err(
-                Failure::new(BAD_CONFIG, "upstream.mode: this build serves embedded mode only")
-                    .hint("leave upstream.mode out, or set it to embedded"),
+                Failure::new(BAD_CONFIG, "upstream.kubeconfig: is needed to reach Karmada")
+                    .hint("`kurator join karmada` makes one; name it with --kubeconfig"),
             );
+        }
+        if let Some(url) = &upstream.endpoint
+            && (!url.starts_with("https://") || url.ends_with('/') || url.contains(['?', '#', '@', ' ']))
+        {
+            return bad(format!("upstream.endpoint: {url:?} is not https://host:port"));
+        }
+        if upstream.lease_every.0 < Duration::from_secs(1) || upstream.lease_every.0 > Duration::from_secs(600) {
+            return bad(format!(
+                "upstream.leaseEvery: {} is not between 1s and 10m",
+                upstream.lease_every
+            ));
         }
         Ok(())
     }

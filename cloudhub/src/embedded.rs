@@ -22,10 +22,10 @@ use std::task::{Context, Poll};
 
 use crate::rules::CelRules;
 
-pub(crate) use access::{Access, node_of, user_of};
+pub(crate) use access::{Access, KARMADA_USER, node_of, user_of};
 pub(crate) use admission::DeviceAdmission;
 
-use crate::config::Config;
+use crate::config::{Config, Mode};
 
 /// Whom the hub itself acts as.
 pub(crate) const HUB_USER: &str = "system:kurator-hub";
@@ -102,13 +102,14 @@ pub(crate) async fn self_record(store: &Store) -> Result<SelfRecord, EmbeddedErr
 }
 
 /// How people and programs reach the API, and what is said about it.
-#[derive(Debug)]
 pub(crate) struct People<'a> {
     pub(crate) config: &'a Config,
     /// `https://host:port`
     pub(crate) url: String,
     /// The certificate that the port's own is signed with.
     pub(crate) ca_pem: String,
+    /// The token by which Karmada's cluster proxy is known.
+    pub(crate) karmada: Option<String>,
 }
 
 /// The API over the store.
@@ -126,9 +127,17 @@ pub(crate) async fn api(
     let config = people.config;
     let mut tokens = TokenOptions::new(config.data_dir.join("pki").join("sa"), people.url.clone());
     tokens.file.clone_from(&config.token_file);
-    Ok(ApiServer::builder(store)
+    let karmada = people.karmada.iter();
+    tokens.given = karmada
+        .map(|token| (token.clone(), User::new(KARMADA_USER, ["system:authenticated"; 0])))
+        .collect();
+    let mut builder = ApiServer::builder(store)
         .crds(device_models::CRDS)
-        .roles(device_models::ROLES)
+        .roles(device_models::ROLES);
+    if config.upstream.mode == Mode::Embedded {
+        builder = builder.crds(federation::crds::CRDS).roles(federation::crds::ROLES);
+    }
+    Ok(builder
         .tokens(tokens)
         .root_ca(people.ca_pem.clone())
         .audit(config.audit.enabled)

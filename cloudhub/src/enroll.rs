@@ -8,6 +8,6 @@ mod join;
 mod token;
 
 pub(crate) use directory::Directory;
-pub(crate) use identity::{Certificate, IdentityRefusal};
+pub(crate) use identity::{Certificate, ClusterRecord, IdentityRefusal};
 pub(crate) use join::{answer, hex};
 pub(crate) use token::{MAX_TTL_SECONDS, MAX_USES, TokenRecord, good_label};

@@ -134,6 +134,16 @@ impl Fleet {
             .await;
     }
 
+    /// Looks, once everything above was seen, at gateways that have no Cluster: one that never had one gets it, one whose Cluster was
+    /// removed while nobody watched stays out.
+    pub(crate) fn register_all(&self) {
+        for (node, _) in self.directory.nodes() {
+            if self.index.cluster_of_node(&node).is_none() {
+                self.writer.cluster_missing(&node);
+            }
+        }
+    }
+
     async fn join(self: Arc<Self>, connection: Connection) {
         let answered = link::join::serve(connection, |request, remote| async move {
             let now = daemon::clock::wall_ms();
@@ -202,6 +212,7 @@ impl Fleet {
                 () = self.drain.stopping() => return,
                 () = async { match sweep.as_mut() { Some(at) => at.await, None => std::future::pending().await } } => {
                     sweep = None;
+                    self.registry.settle();
                     for (node, _) in self.directory.nodes() {
                         if self.registry.get(&node).is_none() {
                             self.writer.presence(&node);
@@ -212,6 +223,9 @@ impl Fleet {
                     let age = u64::try_from(SHOW_AT_LEAST.as_millis()).unwrap_or(u64::MAX);
                     for node in self.registry.due(daemon::clock::wall_ms(), age, SHOW_AT_ONCE) {
                         self.writer.edge_node(&node, crate::upstream::Urgency::Soon);
+                    }
+                    for node in self.registry.gone(daemon::clock::wall_ms(), crate::upstream::UNREACHABLE_AFTER) {
+                        self.writer.cluster(&node);
                     }
                 }
             }

@@ -21,6 +21,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use metastore::api::{ApiBody, ApiServer, Attributes, Status, User};
 
+use crate::embedded::KARMADA_USER;
 use crate::fleet::Fleet;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -110,6 +111,14 @@ impl Front {
                 };
             }
             _ => {}
+        }
+        if user.name == KARMADA_USER && !path.starts_with("/clusters/") {
+            return refused(&Status::forbidden(
+                "",
+                "",
+                path,
+                "Karmada may only ask for /clusters/<gateway>/ here",
+            ));
         }
         if let Some(rest) = path.strip_prefix("/kurator/v1/") {
             let rest = rest.to_owned();

@@ -35,6 +35,8 @@ pub(crate) struct Metrics {
     pub(crate) status_conflicts: Counter,
     pub(crate) status_refused: Counter,
     pub(crate) proxied_requests: Counter,
+    pub(crate) leases_renewed: Counter,
+    pub(crate) leases_failed: Counter,
 }
 
 /// What is so now.
@@ -45,6 +47,8 @@ pub(crate) struct Gauges {
     pub(crate) devices: usize,
     pub(crate) models: usize,
     pub(crate) edge_nodes: usize,
+    pub(crate) clusters: usize,
+    pub(crate) works: usize,
     pub(crate) writer_backlog: usize,
 }
 
@@ -75,6 +79,13 @@ impl Metrics {
         line("devices", "gauge", "Devices known.", gauge(now.devices));
         line("device_models", "gauge", "Device models known.", gauge(now.models));
         line("edge_nodes", "gauge", "EdgeNodes known.", gauge(now.edge_nodes));
+        line(
+            "clusters",
+            "gauge",
+            "Clusters that stand for gateways of this hub.",
+            gauge(now.clusters),
+        );
+        line("works", "gauge", "Works known.", gauge(now.works));
         line(
             "writer_backlog",
             "gauge",
@@ -144,6 +155,16 @@ impl Metrics {
                 "proxied_requests_total",
                 "Requests carried to gateways.",
                 &self.proxied_requests,
+            ),
+            (
+                "leases_renewed_total",
+                "Leases of clusters renewed.",
+                &self.leases_renewed,
+            ),
+            (
+                "leases_failed_total",
+                "Leases of clusters that could not be renewed in time.",
+                &self.leases_failed,
             ),
         ] {
             line(name, "counter", help, counter.get());

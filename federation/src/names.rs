@@ -110,9 +110,9 @@ pub fn work_name(namespace: &str, name: &str, kind: &str) -> String {
 
 /// FNV-1a, 32 bits.
 fn fnv1a(bytes: &[u8]) -> u32 {
-    bytes
-        .iter()
-        .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 #[cfg(test)]
@@ -145,7 +145,10 @@ mod tests {
         let name = work_name("fx", "web", "Deployment");
         assert!(name.starts_with("web-"));
         assert_ne!(name, work_name("fx", "web", "Service"));
-        assert_eq!(work_name("", "system:a", "ClusterRole").split('-').next(), Some("system.a"));
+        assert_eq!(
+            work_name("", "system:a", "ClusterRole").split('-').next(),
+            Some("system.a")
+        );
         assert!(work_name("a", &"x".repeat(400), "B").len() <= 253);
     }
 }

@@ -42,6 +42,9 @@ impl Access {
     }
 }
 
+/// Who comes with the token that Karmada was given: it may speak for whoever asked Karmada, on the way to a gateway.
+pub(crate) const KARMADA_USER: &str = "system:kurator-karmada";
+
 /// Before the serial number of the certificate that a gateway showed, among its groups. Nobody else can be in such a group: the hub's CA
 /// copies no groups from a request.
 const CERTIFICATE: &str = "kurator.dev/certificate:";
@@ -82,6 +85,13 @@ fn is_for_all(a: &Attributes<'_>) -> bool {
 
 impl Authorizer for Access {
     fn allow(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
+        if user.name == KARMADA_USER {
+            return if attributes.verb == "impersonate" || is_for_all(attributes) {
+                Decision::Allow
+            } else {
+                Decision::Deny("Karmada may only speak for others, on the way to a gateway".to_owned())
+            };
+        }
         let Some(node) = node_of(user) else {
             return Decision::NoOpinion;
         };

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use metastore::store::{CommitError, Op, Store, StoreError, Tx};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::identity::{Certificate, Identity, IdentityRefusal};
+use super::identity::{Certificate, ClusterRecord, Identity, IdentityRefusal};
 use super::token::TokenRecord;
 
 const TOKENS: &str = "tokens";
@@ -297,6 +297,46 @@ impl Directory {
         .await
     }
 
+    /// Records which Cluster stands for a node; nothing for a node that is not enrolled.
+    pub(crate) async fn register(&self, node: &str, plane: &Arc<str>, uid: &str) -> Result<(), CommitError> {
+        let record = ClusterRecord {
+            plane: Arc::clone(plane),
+            uid: Arc::from(uid),
+            withdrawn: false,
+        };
+        self.change(|state, change| {
+            if let Some(identity) = state.identities.get(node).cloned() {
+                let cluster = Some(record);
+                change.identity(state, Identity { cluster, ..identity });
+            }
+        })
+        .await
+    }
+
+    /// Records that the Cluster which stood for a node was removed; nothing when another stands for it by now.
+    pub(crate) async fn withdraw(&self, node: &str, plane: &str, uid: &str) -> Result<(), CommitError> {
+        self.change(|state, change| {
+            let Some(identity) = state.identities.get(node).cloned() else {
+                return;
+            };
+            let Some(record) = identity.cluster.clone() else {
+                return;
+            };
+            if *record.plane == *plane && *record.uid == *uid && !record.withdrawn {
+                tracing::info!(
+                    node,
+                    "The gateway's cluster was removed; it is registered again when the gateway joins again."
+                );
+                let cluster = Some(ClusterRecord {
+                    withdrawn: true,
+                    ..record
+                });
+                change.identity(state, Identity { cluster, ..identity });
+            }
+        })
+        .await
+    }
+
     /// Whether this certificate speaks for this node now.
     ///
     /// # Errors
@@ -358,6 +398,7 @@ mod tests {
             labels: BTreeMap::new(),
             agent_version: String::new(),
             arch: String::new(),
+            cluster: None,
         }
     }
 

@@ -2,6 +2,7 @@
 //! keeps them in memory and in the store is [`super::directory`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,22 @@ pub(crate) struct Identity {
     /// Of the gateway.
     #[serde(default)]
     pub(crate) arch: String,
+    /// The Cluster that stands for it above, since the last join.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cluster: Option<ClusterRecord>,
+}
+
+/// A Cluster that was made for a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ClusterRecord {
+    /// The control plane it is in.
+    pub(crate) plane: Arc<str>,
+    /// Its uid.
+    pub(crate) uid: Arc<str>,
+    /// Somebody removed it.
+    #[serde(default)]
+    pub(crate) withdrawn: bool,
 }
 
 /// Why a certificate is not accepted on the link.
@@ -119,6 +136,7 @@ mod tests {
             labels: BTreeMap::new(),
             agent_version: String::new(),
             arch: String::new(),
+            cluster: None,
         }
     }
 

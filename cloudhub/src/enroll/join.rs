@@ -233,6 +233,7 @@ fn decide(
         labels: labels.clone(),
         agent_version: request.agent_version.clone(),
         arch: request.arch.clone(),
+        cluster: None,
     };
     let token = if again { token.clone() } else { token.clone().consumed() };
     Ok(Decision {

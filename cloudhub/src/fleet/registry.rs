@@ -1,7 +1,7 @@
 //! Who is connected now, and what is known of those who are not. In memory only: a restarted hub learns it from the gateways.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use device_models::kinds::LinkKind;
@@ -12,9 +12,9 @@ use proto::{CloseReason, Session};
 use super::claims::{Claims, Verdict, Who};
 use super::journal::Account;
 use super::outbox::Outbox;
-use crate::enroll::Directory;
+use crate::enroll::{ClusterRecord, Directory};
 use crate::metrics::Counter;
-use crate::upstream::{MAX_SHOWN_REFUSED, Presence, Presences, SetFacts};
+use crate::upstream::{MAX_SHOWN_REFUSED, Presence, Presences, Recorded, Registration, SetFacts};
 
 /// A live session.
 #[derive(Debug)]
@@ -134,6 +134,8 @@ struct State {
     /// What is still known of nodes that are not connected.
     left: HashMap<Arc<str>, Left>,
     exchanged: HashMap<Arc<str>, Arc<Exchanged>>,
+    /// Nodes that left, with when (wall clock, ms), in that order, until it is looked whether they stay away.
+    leaving: VecDeque<(u64, Arc<str>)>,
     /// Nodes whose EdgeNode says something old.
     stale: BTreeSet<Arc<str>>,
 }
@@ -143,6 +145,7 @@ struct State {
 pub(crate) struct Registry {
     state: Mutex<State>,
     directory: Arc<Directory>,
+    settled: AtomicBool,
 }
 
 impl Registry {
@@ -150,6 +153,7 @@ impl Registry {
         Self {
             state: Mutex::default(),
             directory,
+            settled: AtomicBool::new(false),
         }
     }
 
@@ -184,9 +188,29 @@ impl Registry {
             at: daemon::clock::wall_ms(),
             journals: live.facts().journals,
         };
+        state.leaving.push_back((left.at, Arc::clone(&live.node)));
         state.left.insert(Arc::clone(&live.node), left);
         state.stale.remove(&live.node);
         true
+    }
+
+    /// Those who could come back after the hub was started have had their time.
+    pub(crate) fn settle(&self) {
+        self.settled.store(true, Ordering::Relaxed);
+    }
+
+    /// Nodes that left `after` ms ago or more and were not told of yet.
+    pub(crate) fn gone(&self, now: u64, after: u64) -> Vec<Arc<str>> {
+        let mut state = self.lock();
+        let mut gone = Vec::new();
+        while state
+            .leaving
+            .front()
+            .is_some_and(|(at, _)| at.saturating_add(after) <= now)
+        {
+            gone.extend(state.leaving.pop_front().map(|(_, node)| node));
+        }
+        gone
     }
 
     /// The counts of a node.
@@ -256,6 +280,30 @@ impl Presences for Registry {
         self.lock().live.get(node).map(|live| live.epoch)
     }
 
+    fn settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
+    }
+
+    fn register(&self, node: &str, plane: &Arc<str>, uid: &str) -> Recorded {
+        let (directory, node, plane, uid) = (
+            Arc::clone(&self.directory),
+            node.to_owned(),
+            Arc::clone(plane),
+            uid.to_owned(),
+        );
+        Box::pin(async move { directory.register(&node, &plane, &uid).await.map_err(|e| e.to_string()) })
+    }
+
+    fn withdraw(&self, node: &str, plane: &Arc<str>, uid: &str) -> Recorded {
+        let (directory, node, plane, uid) = (
+            Arc::clone(&self.directory),
+            node.to_owned(),
+            Arc::clone(plane),
+            uid.to_owned(),
+        );
+        Box::pin(async move { directory.withdraw(&node, &plane, &uid).await.map_err(|e| e.to_string()) })
+    }
+
     fn of(&self, node: &str) -> Presence {
         let identity = self.directory.identity(node);
         let (live, left, duplicate) = {
@@ -280,6 +328,11 @@ impl Presences for Registry {
             presence.arch = text(identity.arch);
             presence.agent_version = text(identity.agent_version);
             presence.labels = identity.labels;
+            presence.registration = match identity.cluster {
+                None => Registration::None,
+                Some(record) if record.withdrawn => Registration::Withdrawn(record.plane),
+                Some(ClusterRecord { plane, uid, .. }) => Registration::Registered { plane, uid },
+            };
         }
         let mut journals = left.journals;
         if let Some(live) = live {

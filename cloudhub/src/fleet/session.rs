@@ -252,6 +252,7 @@ impl Run<'_> {
             .await?;
         fleet.metrics.sessions_started.add(1);
         fleet.writer.node(&self.node);
+        fleet.writer.cluster(&self.node);
         Ok(Some((live, journals)))
     }
 }
@@ -396,8 +397,14 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Whether what is reported under this key is of a device of this gateway.
+    /// Whether what is reported under this key is of a device or a Work of this gateway.
     fn owned(&self, key: &Key) -> bool {
+        if let Some(ObservedKey::Work { namespace, name }) = observed_key(key) {
+            let known = self.run.fleet.index.work_facts(namespace, name);
+            return known
+                .and_then(|(owner, _)| owner)
+                .is_some_and(|owner| owner == self.live.node);
+        }
         let (Some(ObservedKey::Status { namespace, name }) | Some(ObservedKey::Twins { namespace, name })) =
             observed_key(key)
         else {
@@ -518,6 +525,17 @@ impl Work<'_> {
                 observed: body.map_or(Observed::Gone, |body| Observed::Reported { body, hash }),
             }),
             ObservedKey::Node { .. } => Err(no("that is another gateway's Node", false)),
+            ObservedKey::Cluster { node: of } if of == &*node => Ok(Job::Cluster {
+                observed: body.map_or(Observed::Gone, |body| Observed::Reported { body, hash }),
+            }),
+            ObservedKey::Cluster { .. } => Err(no("that is another gateway's Cluster", false)),
+            ObservedKey::Work { namespace, .. } => match body {
+                None => Ok(Job::WorkGone { node }),
+                Some(body) if self.run.fleet.index.node_of_works(namespace).as_ref() == Some(&node) => {
+                    Ok(Job::Work { node, body, hash })
+                }
+                Some(_) => Err(no("the Work is not this gateway's", true)),
+            },
         }
     }
 

@@ -14,6 +14,11 @@ pub(crate) const DEVICES: &str = "devices.kubeedge.io";
 /// API group of EdgeNode.
 pub(crate) const EDGE: &str = "edge.kubeedge.io";
 
+/// API group of Work.
+pub(crate) const WORKS: &str = "work.karmada.io";
+/// API group of Cluster.
+pub(crate) const CLUSTERS: &str = "cluster.karmada.io";
+
 /// Every annotation below this prefix is the hub's own bookkeeping.
 pub(crate) const HUB_PREFIX: &str = "kurator.dev/observed";
 /// On DeviceStatus and Node: hash of the observed body this was written from.
@@ -50,6 +55,10 @@ pub(crate) enum ObservedKey<'a> {
     Twins { namespace: &'a str, name: &'a str },
     /// `/nodes//<node>`
     Node { name: &'a str },
+    /// `work.karmada.io/works/<ns>/<work>`: what became of it.
+    Work { namespace: &'a str, name: &'a str },
+    /// `cluster.karmada.io/clusters//<node>`: what the gateway's API serves and what there is room for.
+    Cluster { node: &'a str },
 }
 
 /// Canonical bytes with the hash they have under their key: counted once, shared by every set they are in.
@@ -101,6 +110,10 @@ pub(crate) fn observed_key(key: &str) -> Option<ObservedKey<'_>> {
             Some(ObservedKey::Twins { namespace: ns, name })
         }
         ("", "nodes", "", name) if !name.is_empty() => Some(ObservedKey::Node { name }),
+        (WORKS, "works", ns, name) if !ns.is_empty() && !name.is_empty() => {
+            Some(ObservedKey::Work { namespace: ns, name })
+        }
+        (CLUSTERS, "clusters", "", node) if !node.is_empty() => Some(ObservedKey::Cluster { node }),
         _ => None,
     }
 }
@@ -161,7 +174,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn observed_keys_are_of_three_kinds_only() {
+    fn observed_keys_are_of_known_kinds_only() {
         assert_eq!(
             observed_key("devices.kubeedge.io/devicestatuses/default/press"),
             Some(ObservedKey::Status {
@@ -177,8 +190,21 @@ mod tests {
             })
         );
         assert_eq!(observed_key("/nodes//gw-1"), Some(ObservedKey::Node { name: "gw-1" }));
+        assert_eq!(
+            observed_key("work.karmada.io/works/karmada-es-gw-1/web"),
+            Some(ObservedKey::Work {
+                namespace: "karmada-es-gw-1",
+                name: "web"
+            })
+        );
+        assert_eq!(
+            observed_key("cluster.karmada.io/clusters//gw-1"),
+            Some(ObservedKey::Cluster { node: "gw-1" })
+        );
         for bad in [
             "",
+            "work.karmada.io/works//web",
+            "cluster.karmada.io/clusters/x/gw-1",
             "/nodes/x/gw-1",
             "/nodes//",
             "/secrets/default/a",

@@ -1,7 +1,7 @@
 //! The one picture of the API that all sessions are served from: what each gateway should hold, what the hub holds of what each
 //! reported, and who is listening. Behind one lock, so that a session that begins misses no change and sees none twice.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,12 +10,14 @@ use proto::{Hash, Inventory, SourceSet};
 use super::body::{Body, ObservedKey, observed_key, reported_of};
 use super::desired::{Delta, Desired, DeviceEntry, Name};
 use super::observed::Observed;
+use super::works::{ClusterEntry, Effects, WorkEntry, WorkFacts, Works};
 use crate::fleet::Outbox;
 
 #[derive(Debug, Default)]
 struct State {
     desired: Desired,
     observed: Observed,
+    works: Works,
     listeners: HashMap<Arc<str>, (u64, Arc<Outbox>)>,
     /// A list of all Devices was seen, and one of all DeviceStatuses.
     listed: (bool, bool),
@@ -65,7 +67,7 @@ impl Index {
             state.listeners.insert(Arc::clone(node), (epoch, Arc::clone(outbox)));
         }
         let mut source = SourceSet::new();
-        for (key, body) in state.desired.set(node) {
+        for (key, body) in state.desired.set(node).into_iter().chain(state.works.set(node)) {
             source.put_hashed(key, body.hash, body.bytes);
         }
         let inventory = state.observed.inventory(node).into_iter().collect();
@@ -101,6 +103,90 @@ impl Index {
         let nodes = deltas.iter().map(|d| Arc::clone(&d.node)).collect();
         Self::tell(&state, deltas);
         nodes
+    }
+
+    /// See [`Works::cluster`]. The Works that the hub has to write something on are returned.
+    pub(crate) fn cluster(&self, name: &Arc<str>, now: Option<ClusterEntry>) -> Vec<Arc<str>> {
+        let mut state = self.lock();
+        let effects = state.works.cluster(name, now);
+        Self::take(&mut state, effects)
+    }
+
+    /// See [`Works::work`]. The same is returned.
+    pub(crate) fn work(&self, name: &Name, now: Option<WorkEntry>, revision: u64) -> Vec<Arc<str>> {
+        let mut state = self.lock();
+        let effects = state.works.work(name, now, revision);
+        Self::take(&mut state, effects)
+    }
+
+    fn take(state: &mut State, effects: Effects) -> Vec<Arc<str>> {
+        Self::tell(state, effects.deltas);
+        for (key, mark, revision) in effects.marks {
+            // The writer's own writes are known before the watch tells of them.
+            let known = state.observed.revision(&key);
+            if mark.is_some() && known.is_some_and(|known| revision <= known) {
+                continue;
+            }
+            // What a gateway reported and somebody altered is asked for again.
+            let held = state.observed.owner(&key).zip(state.observed.hash(&key));
+            let altered = held.is_some() && held != mark;
+            Self::put_mark(state, &key, mark.filter(|_| !altered), revision);
+        }
+        effects.attend
+    }
+
+    /// A list of all Works was seen.
+    pub(crate) fn works_listed(&self, seen: &HashSet<Name>) {
+        let gone = self.lock().works.missing(seen);
+        for name in gone {
+            self.work(&name, None, 0);
+        }
+    }
+
+    /// A list of all Clusters was seen. Those that are gone are returned, with the gateways they stood for.
+    pub(crate) fn clusters_listed(&self, seen: &BTreeSet<Arc<str>>) -> Vec<(Arc<str>, Option<ClusterEntry>)> {
+        let gone = self.lock().works.clusters_missing(seen);
+        let without = |name: Arc<str>| {
+            let was = self.cluster_entry(&name);
+            self.cluster(&name, None);
+            (name, was)
+        };
+        gone.into_iter().map(without).collect()
+    }
+
+    /// What is known of a Cluster of this hub's.
+    pub(crate) fn cluster_entry(&self, name: &str) -> Option<ClusterEntry> {
+        self.lock().works.entry(name).cloned()
+    }
+
+    /// See [`Works::cluster_of_node`].
+    pub(crate) fn cluster_of_node(&self, node: &str) -> Option<(Arc<str>, ClusterEntry)> {
+        let state = self.lock();
+        let (name, entry) = state.works.cluster_of_node(node)?;
+        Some((name, entry.clone()))
+    }
+
+    /// See [`Works::facts`].
+    pub(crate) fn work_facts(&self, namespace: &str, name: &str) -> Option<(Option<Arc<str>>, WorkFacts)> {
+        self.lock().works.facts(namespace, name)
+    }
+
+    /// The gateway whose Works are in this namespace.
+    pub(crate) fn node_of_works(&self, namespace: &str) -> Option<Arc<str>> {
+        self.lock().works.node_of(namespace)
+    }
+
+    /// Names and uids of all Clusters of this hub's that are there to stay.
+    pub(crate) fn leased_clusters(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        let state = self.lock();
+        let stay = state.works.clusters().filter(|(_, entry)| !entry.deleting);
+        stay.map(|(name, entry)| (Arc::clone(name), Arc::clone(&entry.uid)))
+            .collect()
+    }
+
+    /// (Clusters, Works) known.
+    pub(crate) fn work_counts(&self) -> (usize, usize) {
+        self.lock().works.counts()
     }
 
     /// The first list shows a gateway as connected, which it is not to this process.
@@ -148,7 +234,10 @@ impl Index {
     /// session is told, so that its gateway sends the entry again.
     /// False when something newer is known that says otherwise.
     pub(crate) fn mark(&self, key: &Arc<str>, mark: Option<(Arc<str>, Hash)>, revision: u64) -> bool {
-        let mut state = self.lock();
+        Self::put_mark(&mut self.lock(), key, mark, revision)
+    }
+
+    fn put_mark(state: &mut State, key: &Arc<str>, mark: Option<(Arc<str>, Hash)>, revision: u64) -> bool {
         let before = state.observed.owner(key);
         let counts = state.observed.set(key, mark, revision);
         let Some(node) = before.filter(|_| state.observed.owner(key).is_none()) else {
@@ -158,6 +247,10 @@ impl Index {
             Some(ObservedKey::Status { namespace, name } | ObservedKey::Twins { namespace, name }) => {
                 state.desired.device_node(namespace, name) == Some(Some(Arc::clone(&node)))
             }
+            Some(ObservedKey::Work { namespace, name }) => state
+                .works
+                .facts(namespace, name)
+                .is_some_and(|(owner, _)| owner.as_ref() == Some(&node)),
             _ => true,
         };
         if wanted && let Some((_, outbox)) = state.listeners.get(&node) {

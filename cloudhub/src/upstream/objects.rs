@@ -18,6 +18,9 @@ pub(crate) enum ApiError {
     /// What was reported is of a device that is not the reporter's, as things are.
     #[error("{0}")]
     NotOwned(&'static str),
+    /// Something else has to happen first; the API is well.
+    #[error("{0}")]
+    NotYet(&'static str),
     /// The API cannot be asked now.
     #[error("{0}")]
     Unavailable(String),
@@ -52,6 +55,33 @@ pub(crate) const EDGE_NODE: Kind = Kind {
     root: "/apis/edge.kubeedge.io/v1",
     plural: "edgenodes",
     namespaced: false,
+};
+
+pub(crate) const WORK: Kind = Kind {
+    root: "/apis/work.karmada.io/v1alpha1",
+    plural: "works",
+    namespaced: true,
+};
+pub(crate) const CLUSTER: Kind = Kind {
+    root: "/apis/cluster.karmada.io/v1alpha1",
+    plural: "clusters",
+    namespaced: false,
+};
+pub(crate) const LEASE: Kind = Kind {
+    root: "/apis/coordination.k8s.io/v1",
+    plural: "leases",
+    namespaced: true,
+};
+
+pub(crate) const NAMESPACE: Kind = Kind {
+    root: "/api/v1",
+    plural: "namespaces",
+    namespaced: false,
+};
+pub(crate) const SECRET: Kind = Kind {
+    root: "/api/v1",
+    plural: "secrets",
+    namespaced: true,
 };
 
 impl Kind {
@@ -146,8 +176,14 @@ impl Objects {
             .await
     }
 
-    pub(crate) async fn merge_patch_status(&self, kind: Kind, name: &str, patch: &Value) -> Result<Value, ApiError> {
-        let path = kind.object("", name) + "/status";
+    pub(crate) async fn merge_patch_status(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<Value, ApiError> {
+        let path = kind.object(namespace, name) + "/status";
         self.send(Method::PATCH, path, "application/merge-patch+json", Some(patch))
             .await
     }

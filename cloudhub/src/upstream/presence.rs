@@ -1,6 +1,9 @@
 //! What the hub knows about a gateway's connection, in the form that Node and EdgeNode show it. Pure.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 
 use device_models::kinds::{Condition, EdgeNodeStatus, JournalStatus, LinkKind, RefusedKey, SetStatus};
 use serde::{Deserialize, Serialize};
@@ -15,6 +18,42 @@ pub(crate) trait Presences: Send + Sync + std::fmt::Debug {
     fn of(&self, node: &str) -> Presence;
     /// The epoch of the session that speaks for a node, if one does.
     fn epoch(&self, node: &str) -> Option<u64>;
+    /// Whether those who are not connected had time enough to come back since the hub was started.
+    fn settled(&self) -> bool;
+    /// Notes that this Cluster of this control plane stands for the node.
+    fn register(&self, node: &str, plane: &Arc<str>, uid: &str) -> Recorded;
+    /// Notes that the Cluster was removed, if it is the one that stood for the node: it gets no other until it joins again.
+    fn withdraw(&self, node: &str, plane: &Arc<str>, uid: &str) -> Recorded;
+}
+
+/// Something is being written down; the error is for people.
+pub(crate) type Recorded = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+/// How a gateway stands to the control plane above.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Registration {
+    /// It is not known there.
+    #[default]
+    None,
+    /// A Cluster of this control plane, by its uid, stands for it.
+    Registered { plane: Arc<str>, uid: Arc<str> },
+    /// Its Cluster was removed from this control plane.
+    Withdrawn(Arc<str>),
+}
+
+impl Registration {
+    /// Whether a Cluster of this control plane stands, or stood, for it.
+    pub(crate) fn is_on(&self, plane: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::Registered { plane: on, .. } | Self::Withdrawn(on) => **on == *plane,
+        }
+    }
+
+    /// Whether it is this one.
+    pub(crate) fn is(&self, plane: &str, uid: &str) -> bool {
+        matches!(self, Self::Registered { plane: on, uid: as_ } if **on == *plane && **as_ == *uid)
+    }
 }
 
 /// One side of a replicated pair, as the hub has it.
@@ -69,6 +108,7 @@ pub(crate) struct Presence {
     pub(crate) journals: Vec<JournalStatus>,
     /// Given at the join.
     pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) registration: Registration,
 }
 
 /// Wall clock milliseconds as RFC 3339.

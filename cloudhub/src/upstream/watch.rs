@@ -1,9 +1,9 @@
-//! Five watches feed the index: what gateways should hold (Devices, DeviceModels, EdgeNodes) and the marks of what they reported
-//! (DeviceStatuses, Nodes). Each is one task that lists, watches, and lists again when the API has forgotten where it was.
+//! Seven watches feed the index: what gateways should hold (Devices, DeviceModels, EdgeNodes, Works), which Cluster stands for which of
+//! them, and the marks of what they reported (DeviceStatuses, Nodes, and the Works themselves). Each is one task that lists, watches, and lists again when the API has forgotten where it was.
 //!
 //! Nothing is polled and nothing waits to be collected: a change reaches the sessions in the turn in which its event arrives.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -14,10 +14,14 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, T
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::Value;
 
-use super::body::{self, Body, CONTENT, DEVICES, EDGE, OBSERVED, OBSERVED_FROM, TWINS, TWINS_FROM, hash_of};
+use super::body::{
+    self, Body, CLUSTERS, CONTENT, DEVICES, EDGE, OBSERVED, OBSERVED_FROM, TWINS, TWINS_FROM, WORKS, hash_of,
+};
+use super::clusters;
 use super::desired::{DeviceEntry, Name};
 use super::index::Index;
 use super::queue::Urgency;
+use super::works::{ClusterEntry, WorkEntry};
 use super::writer::{Job, Writer, node_is_as_written};
 use crate::fleet::last_seen;
 
@@ -25,6 +29,8 @@ use crate::fleet::last_seen;
 #[derive(Clone, Debug)]
 pub(crate) struct Watches {
     pub(crate) client: ClientRef,
+    /// Where Clusters and Works are: what stands above the hub, or the hub's own API.
+    pub(crate) above: ClientRef,
     pub(crate) index: Arc<Index>,
     pub(crate) writer: Writer,
     pub(crate) drain: Drain,
@@ -45,7 +51,7 @@ fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource
 }
 
 impl Watches {
-    /// Starts all five. Each holds a block from `ready` until it has seen everything once.
+    /// Starts all of them. Each holds a block from `ready` until it has seen everything once.
     pub(crate) fn start(&self, mut ready: impl FnMut(&'static str) -> Block) {
         let config = watcher::Config::default;
         let devices = resource(DEVICES, "v1beta1", "Device", "devices");
@@ -53,13 +59,18 @@ impl Watches {
         let statuses = resource(DEVICES, "v1beta1", "DeviceStatus", "devicestatuses");
         let edge_nodes = resource(EDGE, "v1", "EdgeNode", "edgenodes");
         let nodes = resource("", "v1", "Node", "nodes");
+        let clusters = resource(CLUSTERS, "v1alpha1", "Cluster", "clusters");
+        let works = resource(WORKS, "v1alpha1", "Work", "works");
         let full = |r: &ApiResource| watcher(Api::<DynamicObject>::all_with(self.client.0.clone(), r), config());
+        let above = |r: &ApiResource| watcher(Api::<DynamicObject>::all_with(self.above.0.clone(), r), config());
 
         self.run(ready("models"), full(&models), self.models());
         self.run(ready("devices"), full(&devices), self.devices());
         self.run(ready("edge nodes"), full(&edge_nodes), self.edge_nodes());
         self.run(ready("device statuses"), full(&statuses), self.statuses());
         self.run(ready("nodes"), full(&nodes), self.nodes());
+        self.run(ready("clusters"), above(&clusters), self.clusters());
+        self.run(ready("works"), above(&works), self.works());
     }
 
     /// One watch: turns the watcher's events into ours, with a list told whole.
@@ -317,6 +328,73 @@ impl Watches {
                 }
                 if let Some(seen) = &mut seen {
                     seen.insert(key);
+                }
+            }
+        }
+    }
+}
+
+impl Watches {
+    /// Clusters of this hub's gateways. The writer looks at those that say of a gateway what is not so.
+    fn clusters(&self) -> impl FnMut(Told<DynamicObject>) + Send + use<> {
+        let (index, writer) = (Arc::clone(&self.index), self.writer.clone());
+        let mut seen: Seen<Arc<str>> = None;
+        let attend = |writer: &Writer, works: Vec<Arc<str>>| works.iter().for_each(|key| writer.attend(key));
+        move |told| match told {
+            Told::ListBegins => seen = Some(HashSet::new()),
+            Told::ListEnds => {
+                let seen: BTreeSet<_> = seen.take().unwrap_or_default().into_iter().collect();
+                for (_, was) in index.clusters_listed(&seen) {
+                    if let Some(was) = was {
+                        writer.cluster_gone(&was.node, &was.uid);
+                    }
+                }
+            }
+            Told::Gone(object) => {
+                let name = name(&object.metadata).1;
+                let was = index.cluster_entry(&name);
+                attend(&writer, index.cluster(&name, None));
+                if let Some(was) = was {
+                    writer.cluster_gone(&was.node, &was.uid);
+                }
+            }
+            Told::Now(object) => {
+                let name = name(&object.metadata).1;
+                let at = revision(&object.metadata);
+                let object = whole(object, "cluster.karmada.io/v1alpha1", "Cluster");
+                let entry = ClusterEntry::of(&object);
+                if let Some(entry) = &entry {
+                    let key = body::key(CLUSTERS, "clusters", "", &entry.node);
+                    if !index.known(&key, at) {
+                        index.mark(&key, clusters::mark(&key, entry, &object), at);
+                        // What waited for the finalizer may go on; a word of others on whether it is ready is looked at.
+                        writer.cluster(&entry.node);
+                    }
+                }
+                attend(&writer, index.cluster(&name, entry));
+                if let Some(seen) = &mut seen {
+                    seen.insert(name);
+                }
+            }
+        }
+    }
+
+    fn works(&self) -> impl FnMut(Told<DynamicObject>) + Send + use<> {
+        let (index, writer) = (Arc::clone(&self.index), self.writer.clone());
+        let mut seen: Seen<Name> = None;
+        move |told| match told {
+            Told::ListBegins => seen = Some(HashSet::new()),
+            Told::ListEnds => index.works_listed(&seen.take().unwrap_or_default()),
+            Told::Gone(object) => drop(index.work(&name(&object.metadata), None, 0)),
+            Told::Now(object) => {
+                let (name, at) = (name(&object.metadata), revision(&object.metadata));
+                let object = whole(object, "work.karmada.io/v1alpha1", "Work");
+                let entry = WorkEntry::of(&name.0, &name.1, object);
+                for key in index.work(&name, Some(entry), at) {
+                    writer.attend(&key);
+                }
+                if let Some(seen) = &mut seen {
+                    seen.insert(name);
                 }
             }
         }

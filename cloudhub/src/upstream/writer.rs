@@ -4,10 +4,13 @@
 //! flight. Workers exist only while there is work. An API that cannot be asked is asked again with growing pauses for as long as
 //! it takes; what it will never take is refused, by key, to whoever reported it. Nobody is told "written" before the API said so.
 
+mod clusters;
 mod jobs;
 mod nodes;
 
-pub(in crate::upstream) use nodes::node_is_as_written;
+pub(crate) use clusters::UNREACHABLE_AFTER;
+pub(in crate::upstream) use jobs::member;
+pub(in crate::upstream) use nodes::{node_is_as_written, put_labels, put_or_remove};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,15 +20,18 @@ use daemon::backoff::FullJitter;
 use daemon::drain::Drain;
 use proto::{Hash, Key};
 
+use super::clusters::Endpoint;
 use super::index::Index;
 use super::objects::{ApiError, Objects};
-use super::presence::Presences;
+use super::presence::{Presences, Registration};
 use super::queue::{Merge, Queue, Taken, Urgency, Waiter};
 use crate::fleet::Outbox;
 use crate::metrics::Metrics;
 
 /// Writes in flight at a time. The store below commits them in groups; more would only queue there.
 const IN_FLIGHT: usize = 16;
+/// Between looks at something that has to happen first.
+const NOT_YET: Duration = Duration::from_millis(200);
 /// Repetitions after somebody else was faster, before the object is left for later.
 const MAX_CONFLICTS: u32 = 8;
 
@@ -51,6 +57,26 @@ pub(crate) enum Job {
     Node { observed: Observed },
     /// The EdgeNode's status, looked up when written. `anew`: what it says now is of another gateway.
     EdgeNode { anew: bool },
+    /// The Cluster: what the gateway reported of its API (when it is news), and the rest, looked up when written.
+    Cluster { observed: Observed },
+    /// The Cluster of this uid was removed.
+    ClusterGone { uid: Arc<str> },
+    /// What became of a Work.
+    Work { node: Arc<str>, body: Bytes, hash: Hash },
+    /// Its gateway has nothing to say of it any more.
+    WorkGone { node: Arc<str> },
+    /// The hub has something to say of a Work itself.
+    Attend,
+}
+
+/// Where Clusters and Works are, and what is said there of how to reach a gateway.
+#[derive(Clone, Debug)]
+pub(crate) struct Above {
+    pub(crate) objects: Objects,
+    /// Which control plane it is, whatever its address.
+    pub(crate) plane: Arc<str>,
+    pub(crate) endpoint: Option<Endpoint>,
+    pub(crate) trust_domain: String,
 }
 
 /// News about a Node's own report.
@@ -71,8 +97,15 @@ impl Job {
             Self::Status { node: from, .. }
             | Self::StatusGone { node: from }
             | Self::Twins { node: from, .. }
-            | Self::TwinsGone { node: from } => **from == *node,
-            Self::Orphan | Self::Node { .. } | Self::EdgeNode { .. } => false,
+            | Self::TwinsGone { node: from }
+            | Self::Work { node: from, .. }
+            | Self::WorkGone { node: from } => **from == *node,
+            Self::Orphan
+            | Self::Node { .. }
+            | Self::EdgeNode { .. }
+            | Self::Cluster { .. }
+            | Self::ClusterGone { .. }
+            | Self::Attend => false,
         }
     }
 }
@@ -86,6 +119,15 @@ impl Merge for Job {
                     observed: Observed::Same,
                 },
             ) => Self::Node { observed },
+            (
+                Self::Cluster { observed },
+                Self::Cluster {
+                    observed: Observed::Same,
+                },
+            ) => Self::Cluster { observed },
+            // A report says the hub's part too.
+            (report @ Self::Work { .. }, Self::Attend) => report,
+            (report @ Self::Work { .. }, Self::WorkGone { node }) if !report.is_of(&node) => report,
             // A gateway takes back only what is its own, not what another reports by now.
             (reported @ Self::Status { .. }, Self::StatusGone { node }) if !reported.is_of(&node) => reported,
             (set @ Self::Twins { .. }, Self::TwinsGone { node }) if !set.is_of(&node) => set,
@@ -161,6 +203,7 @@ pub(crate) struct Writer(Arc<Shared>);
 struct Shared {
     queue: Mutex<Queue<Job, Arc<Batch>>>,
     objects: Objects,
+    above: Above,
     index: Arc<Index>,
     presences: Arc<dyn Presences>,
     metrics: Arc<Metrics>,
@@ -170,6 +213,7 @@ struct Shared {
 impl Writer {
     pub(crate) fn new(
         objects: Objects,
+        above: Above,
         index: Arc<Index>,
         presences: Arc<dyn Presences>,
         metrics: Arc<Metrics>,
@@ -179,6 +223,7 @@ impl Writer {
         Self(Arc::new(Shared {
             queue,
             objects,
+            above,
             index,
             presences,
             metrics,
@@ -212,6 +257,34 @@ impl Writer {
     pub(crate) fn presence(&self, node: &str) {
         self.node(node);
         self.edge_node(node, Urgency::Soon);
+        self.cluster(node);
+    }
+
+    /// Something that a node's Cluster says may have changed.
+    pub(crate) fn cluster(&self, node: &str) {
+        let key = super::body::key(super::body::CLUSTERS, "clusters", "", node);
+        let observed = Observed::Same;
+        self.submit(&key, Job::Cluster { observed }, None, Urgency::Soon);
+    }
+
+    /// The Cluster of this uid, which stood for a node, was removed.
+    pub(crate) fn cluster_gone(&self, node: &str, uid: &Arc<str>) {
+        let key = Key::from(format!("removed cluster {node}"));
+        let uid = Arc::clone(uid);
+        self.submit(&key, Job::ClusterGone { uid }, None, Urgency::Soon);
+    }
+
+    /// No Cluster stands for a node, though all of them were seen.
+    pub(crate) fn cluster_missing(&self, node: &str) {
+        match self.0.presences.of(node).registration {
+            Registration::Registered { plane, uid } if plane == self.0.above.plane => self.cluster_gone(node, &uid),
+            _ => self.cluster(node),
+        }
+    }
+
+    /// The hub has something to say of a Work itself.
+    pub(crate) fn attend(&self, work: &Key) {
+        self.submit(work, Job::Attend, None, Urgency::Soon);
     }
 
     /// A node is connected: its Node says so as soon as nothing urgent waits.
@@ -237,6 +310,7 @@ impl Writer {
     pub(crate) fn edge_node_changed(&self, name: &str, nodes: &[Arc<str>]) {
         for node in nodes {
             self.labels(node);
+            self.cluster(node);
         }
         // It speaks of another than before: what its status says is not about that one.
         let anew = nodes.len() > 1;
@@ -328,6 +402,14 @@ impl Shared {
                     self.metrics.status_conflicts.add(1);
                     conflicts += 1;
                 }
+                Err(ApiError::NotYet(why)) => {
+                    tracing::debug!(%key, why, "A write waits.");
+                    tokio::select! {
+                        biased;
+                        () = self.drain.stopping() => return None,
+                        () = tokio::time::sleep(NOT_YET) => {}
+                    }
+                }
                 Err(e) => {
                     tracing::warn!(%key, error = %e, "The API cannot be written; it is tried again.");
                     conflicts = 0;
@@ -374,6 +456,18 @@ mod tests {
         fn of(&self, _: &str) -> super::super::presence::Presence {
             Default::default()
         }
+
+        fn settled(&self) -> bool {
+            true
+        }
+
+        fn register(&self, _: &str, _: &Arc<str>, _: &str) -> super::super::presence::Recorded {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn withdraw(&self, _: &str, _: &Arc<str>, _: &str) -> super::super::presence::Recorded {
+            Box::pin(async { Ok(()) })
+        }
     }
 
     #[tokio::test]
@@ -394,8 +488,16 @@ mod tests {
             async move { http::Response::builder().status(code).body(body) }
         });
         let index = Arc::new(Index::default());
+        let objects = Objects::new(kube::Client::new(api, "default"));
+        let above = Above {
+            objects: objects.clone(),
+            plane: "here".into(),
+            endpoint: None,
+            trust_domain: "example".to_owned(),
+        };
         let writer = Writer::new(
-            Objects::new(kube::Client::new(api, "default")),
+            objects,
+            above,
             Arc::clone(&index),
             Arc::new(Nobody),
             Arc::default(),
@@ -427,6 +529,18 @@ mod tests {
         fn of(&self, _: &str) -> super::super::presence::Presence {
             Default::default()
         }
+
+        fn settled(&self) -> bool {
+            true
+        }
+
+        fn register(&self, _: &str, _: &Arc<str>, _: &str) -> super::super::presence::Recorded {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn withdraw(&self, _: &str, _: &Arc<str>, _: &str) -> super::super::presence::Recorded {
+            Box::pin(async { Ok(()) })
+        }
     }
 
     #[tokio::test]
@@ -434,8 +548,16 @@ mod tests {
         let api = tower::service_fn(|_: http::Request<kube::client::Body>| {
             std::future::pending::<Result<http::Response<http_body_util::Full<Bytes>>, std::convert::Infallible>>()
         });
+        let objects = Objects::new(kube::Client::new(api, "default"));
+        let above = Above {
+            objects: objects.clone(),
+            plane: "here".into(),
+            endpoint: None,
+            trust_domain: "example".to_owned(),
+        };
         let writer = Writer::new(
-            Objects::new(kube::Client::new(api, "default")),
+            objects,
+            above,
             Arc::default(),
             Arc::new(TakenOver {
                 asked: Default::default(),

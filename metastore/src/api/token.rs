@@ -52,16 +52,31 @@ pub(crate) const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// What a server needs to take and make bearer tokens.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TokenOptions {
     /// The folder of signing keys: `sa.key` signs and is made when it is missing; every other `*.key` and `*.pub` in it (PEM) still verifies.
     pub keys: PathBuf,
     /// Fixed tokens, a line each: `token,user,uid,"group,group"`. Read again when it changes.
     pub file: Option<PathBuf>,
+    /// Fixed tokens that the server's own program gives out, with whom each speaks for.
+    pub given: Vec<(String, User)>,
     /// Who issues: the `iss` of tokens, and the audience of tokens for this server.
     pub issuer: String,
     /// How clients reach this server (`https://host:port`), for those who look up the keys.
     pub url: String,
+}
+
+impl std::fmt::Debug for TokenOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let given: Vec<&str> = self.given.iter().map(|(_, user)| user.name.as_str()).collect();
+        f.debug_struct("TokenOptions")
+            .field("keys", &self.keys)
+            .field("file", &self.file)
+            .field("given", &given)
+            .field("issuer", &self.issuer)
+            .field("url", &self.url)
+            .finish()
+    }
 }
 
 impl TokenOptions {
@@ -70,6 +85,7 @@ impl TokenOptions {
         Self {
             keys: keys.into(),
             file: None,
+            given: Vec::new(),
             issuer: ISSUER.to_owned(),
             url: url.into(),
         }
@@ -80,6 +96,7 @@ impl TokenOptions {
 pub(crate) struct Tokens {
     keys: Keys,
     file: Option<TokenFile>,
+    given: BTreeMap<Print, User>,
     issuer: String,
     url: String,
     /// Audiences of tokens that are for this server.
@@ -122,7 +139,9 @@ impl Tokens {
     /// When the keys cannot be read or made. A file that cannot be read is reported and tried again.
     pub(crate) fn new(options: TokenOptions) -> Result<Self, KeyError> {
         let prints = Prints::new();
+        let given = options.given.into_iter();
         Ok(Self {
+            given: given.map(|(token, user)| (prints.of(&token), user)).collect(),
             keys: Keys::load_or_create(&options.keys)?,
             file: options.file.map(|path| TokenFile::new(path, prints.clone())),
             audiences: vec![options.issuer.clone()],
@@ -144,7 +163,8 @@ impl Tokens {
         let wanted = if wanted.is_empty() { &self.audiences } else { wanted };
         let common = |of: &[String]| -> Vec<String> { wanted.iter().filter(|a| of.contains(a)).cloned().collect() };
         let print = self.prints.of(token);
-        if let Some(user) = self.file.as_ref().and_then(|file| file.user(&print)) {
+        let fixed = || self.file.as_ref().and_then(|file| file.user(&print));
+        if let Some(user) = self.given.get(&print).cloned().or_else(fixed) {
             let audiences = common(&self.audiences);
             return if audiences.is_empty() {
                 Err(INVALID.to_owned())

@@ -63,6 +63,20 @@ impl Shared {
             (Job::TwinsGone { node }, Some(ObservedKey::Twins { namespace, name })) => {
                 self.forget_twins(key, namespace, name, node).await
             }
+            (Job::Cluster { observed }, Some(ObservedKey::Cluster { node })) => {
+                self.write_cluster(key, node, observed).await
+            }
+            (Job::ClusterGone { uid }, _) => self.cluster_gone(key.rsplit(' ').next().unwrap_or_default(), uid).await,
+            (Job::Work { node, body, hash }, Some(ObservedKey::Work { namespace, name })) => {
+                self.write_work(key, (namespace, name), node, body, *hash).await
+            }
+            (Job::WorkGone { node }, Some(ObservedKey::Work { .. })) => {
+                if self.index.marked(key).is_some_and(|(owner, _)| owner == *node) {
+                    self.index.forget(key);
+                }
+                Ok(())
+            }
+            (Job::Attend, Some(ObservedKey::Work { namespace, name })) => self.attend(namespace, name).await,
             (Job::Node { observed }, Some(ObservedKey::Node { name })) => self.write_node(key, name, observed).await,
             (Job::EdgeNode { anew }, _) => {
                 let node = key.splitn(4, '/').nth(3).unwrap_or_default();
@@ -298,7 +312,7 @@ fn owners(name: &str, uid: &str) -> Value {
 }
 
 /// The object under a member, made when it is missing or no object.
-pub(super) fn member<'a>(value: &'a mut Value, name: &str) -> &'a mut Value {
+pub(in crate::upstream) fn member<'a>(value: &'a mut Value, name: &str) -> &'a mut Value {
     if !value[name].is_object() {
         value[name] = json!({});
     }

@@ -19,7 +19,7 @@ use crate::upstream::presence::{Claim, rfc3339};
 /// EdgeNodes of one gateway whose status is kept up to date; one is what there should be.
 const MAX_EDGE_NODES: usize = 4;
 
-type Labels = BTreeMap<String, Value>;
+pub(super) type Labels = BTreeMap<String, Value>;
 
 impl Shared {
     pub(super) async fn write_node(&self, key: &Key, name: &str, observed: &Observed) -> Result<(), ApiError> {
@@ -143,7 +143,7 @@ impl Shared {
                 }
             } else {
                 let patch = json!({"status": status});
-                self.objects.merge_patch_status(EDGE_NODE, &name, &patch).await
+                self.objects.merge_patch_status(EDGE_NODE, "", &name, &patch).await
             };
             match written {
                 // Deleted just now: the watch tells, and what is to be done then is done then.
@@ -226,14 +226,14 @@ fn drop_notes(object: &mut Value, which: impl Fn(&str) -> bool) {
     }
 }
 
-fn put_or_remove(object: &mut Value, name: &str, value: Option<String>) {
+pub(in crate::upstream) fn put_or_remove(object: &mut Value, name: &str, value: Option<String>) {
     match value {
         Some(value) => drop(put_notes(object, &[(name, &value)])),
         None => drop_notes(object, |n| n == name),
     }
 }
 
-fn labels_of(holder: Option<&Value>) -> impl Iterator<Item = (String, Value)> + '_ {
+pub(super) fn labels_of(holder: Option<&Value>) -> impl Iterator<Item = (String, Value)> + '_ {
     let labels = holder.and_then(|h| h.get("labels")).and_then(Value::as_object);
     labels
         .into_iter()
@@ -249,7 +249,7 @@ fn parse_labels(text: &str) -> Labels {
 
 /// Makes the hub's labels on a Node these, and notes which they are. One that the hub put there goes when nothing asks for it any
 /// more, unless somebody gave it another value meanwhile: then it is theirs.
-fn put_labels(node: &mut Value, labels: Labels) {
+pub(in crate::upstream) fn put_labels(node: &mut Value, labels: Labels) {
     let before: Labels = note(node, LABELS).map(parse_labels).unwrap_or_default();
     if labels.is_empty() && before.is_empty() {
         return;

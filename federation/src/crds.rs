@@ -1,0 +1,3 @@
+//! x
+pub const CRDS: &[&str] = &[];
+pub const ROLES: &str = "";

@@ -22,7 +22,8 @@ pub use device::{
     VisitorConfig,
 };
 pub use edge_node::{
-    Condition, EdgeNode, EdgeNodeSpec, EdgeNodeStatus, JournalStatus, LinkKind, NodeInfo, RefusedKey, SetStatus,
+    Condition, EdgeNode, EdgeNodeSpec, EdgeNodeStatus, JournalStatus, LinkKind, NodeInfo, RefusedKey, SetStatus, Taint,
+    TaintEffect,
 };
 pub use model::{AccessMode, DeviceModel, DeviceModelSpec, ModelProperty, PropertyType};
 pub use status::{DeviceStatus, DeviceStatusStatus, Twin as TwinStatus, TwinProperty};

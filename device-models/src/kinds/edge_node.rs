@@ -58,6 +58,39 @@ pub struct EdgeNodeSpec {
     /// The site it stands at. Gateways of one site can be addressed together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site: Option<String>,
+    /// Taints that its Cluster gets above: they keep away what does not tolerate them.
+    #[serde(
+        default,
+        deserialize_with = "super::null_is_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub taints: Vec<Taint>,
+}
+
+/// Keeps away what does not tolerate it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Taint {
+    /// A label's name.
+    pub key: String,
+    /// A label's value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// What it does.
+    pub effect: TaintEffect,
+}
+
+/// What a taint does to what does not tolerate it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum TaintEffect {
+    /// Nothing new comes.
+    NoSchedule,
+    /// Nothing new comes if there is room elsewhere.
+    PreferNoSchedule,
+    /// Nothing new comes, and what is there goes.
+    NoExecute,
 }
 
 /// Identity and address of a gateway.

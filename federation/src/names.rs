@@ -104,7 +104,10 @@ pub fn work_name(namespace: &str, name: &str, kind: &str) -> String {
     const LONGEST: usize = 253;
     let hash = format!("{:08x}", fnv1a(format!("{namespace}-{name}-{kind}").as_bytes()));
     let readable = name.to_ascii_lowercase().replace(':', ".");
-    let end = readable.floor_char_boundary(LONGEST - hash.len() - 1);
+    let mut end = readable.len().min(LONGEST - hash.len() - 1);
+    while !readable.is_char_boundary(end) {
+        end -= 1;
+    }
     format!("{}-{hash}", &readable[..end])
 }
 

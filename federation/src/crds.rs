@@ -1,3 +1,0 @@
-//! x
-pub const CRDS: &[&str] = &[];
-pub const ROLES: &str = "";

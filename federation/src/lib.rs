@@ -4,4 +4,6 @@
 //! Pure: JSON in, JSON or decisions out. No clock, no task, no store; the same input gives the same bytes on every machine. The gateway
 //! uses it to apply Works, the hub to write them where no Karmada stands above it.
 
+pub mod crds;
+pub mod kinds;
 pub mod names;

@@ -5,5 +5,6 @@
 //! uses it to apply Works, the hub to write them where no Karmada stands above it.
 
 pub mod crds;
+pub mod interpret;
 pub mod kinds;
 pub mod names;

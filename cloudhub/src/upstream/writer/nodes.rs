@@ -133,17 +133,20 @@ impl Shared {
                 status.conditions.push(misnamed(&name, node, now));
             }
             let status = serde_json::to_value(status).expect("a status of texts and numbers serialises");
-            let written = if anew {
-                match self.objects.get(EDGE_NODE, "", &name).await {
-                    Ok(mut object) => {
-                        object["status"] = status;
-                        self.objects.replace_status(EDGE_NODE, &name, &object).await
+            // Read and written under its version: it may speak of another gateway by now, and what is said of this one would stay.
+            let written = match self.objects.get(EDGE_NODE, "", &name).await {
+                Ok(object) if !speaks_of(&object, &name, node) => continue,
+                Ok(mut object) => {
+                    let there = member(&mut object, "status");
+                    if anew {
+                        *there = json!({});
                     }
-                    Err(e) => Err(e),
+                    if let (Some(there), Value::Object(status)) = (there.as_object_mut(), status) {
+                        there.extend(status);
+                    }
+                    self.objects.replace_status(EDGE_NODE, &name, &object).await
                 }
-            } else {
-                let patch = json!({"status": status});
-                self.objects.merge_patch_status(EDGE_NODE, "", &name, &patch).await
+                Err(e) => Err(e),
             };
             match written {
                 // Deleted just now: the watch tells, and what is to be done then is done then.
@@ -158,11 +161,12 @@ impl Shared {
     async fn make_edge_node(&self, node: &str) -> Result<bool, ApiError> {
         match self.objects.get(EDGE_NODE, "", node).await {
             Ok(other) => {
-                let of = other.pointer("/spec/nodeInfo/nodeID").and_then(Value::as_str);
-                let mine = of.is_none_or(|of| of.is_empty() || of == node);
+                let mine = speaks_of(&other, node, node);
                 if !mine {
-                    tracing::warn!(node, speaks_of = ?of,
-                        "The EdgeNode of this name speaks of another gateway; this one has none.");
+                    tracing::warn!(
+                        node,
+                        "The EdgeNode of this name speaks of another gateway; this one has none."
+                    );
                 }
                 return Ok(mine);
             }
@@ -177,6 +181,12 @@ impl Shared {
         });
         self.objects.create(EDGE_NODE, "", &object).await.map(|_| true)
     }
+}
+
+/// Whether the EdgeNode of this name speaks of this gateway.
+fn speaks_of(edge_node: &Value, name: &str, node: &str) -> bool {
+    let said = edge_node.pointer("/spec/nodeInfo/nodeID").and_then(Value::as_str);
+    said.filter(|said| !said.is_empty()).unwrap_or(name) == node
 }
 
 /// Two gateways meet in one EdgeNode: one has its name, it speaks of the other.

@@ -41,9 +41,13 @@ impl ObjectKey {
         }
     }
 
-    /// Whether the body of this object is sealed at rest.
+    /// Whether the body of this object is sealed at rest: Secrets, and Works, as the objects that a Work carries may be Secrets.
     pub fn is_secret(&self) -> bool {
-        self.group.is_empty() && &*self.resource == "secrets"
+        match &*self.resource {
+            "secrets" => self.group.is_empty(),
+            "works" => &*self.group == "work.karmada.io",
+            _ => false,
+        }
     }
 }
 

@@ -36,6 +36,7 @@ use crate::metrics::Metrics;
 use crate::stamps::Stamps;
 use crate::twin::Twins;
 use crate::uplink::{RotationNotBefore, Uplink};
+use crate::works;
 
 /// How long the parts of the agent may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -222,6 +223,7 @@ impl Agent {
             workloads,
         };
         let (api_in, api_out) = watch::channel(None);
+        let (reporter, cluster) = works::Reporter::open(store.clone(), &node).map_err(stored)?;
         drop(outer.spawn(run_api(meta, api, api_in, block, outer.clone())));
         let uplink = Uplink {
             node: node.clone(),
@@ -233,8 +235,12 @@ impl Agent {
             twins: twins.clone(),
             metrics: Arc::clone(&metrics),
             api: api_out.clone(),
+            cluster,
             rotation: RotationNotBefore::default(),
         };
+        // Nobody asks a gateway that works alone what it is as a cluster.
+        let reporter = uplink.configured().then_some(reporter);
+        drop(outer.spawn(run_works(api_out.clone(), reporter, outer.clone())));
         if uplink.configured() {
             drop(outer.spawn(uplink.run(outer.clone())));
         } else {
@@ -390,6 +396,21 @@ async fn run_api(meta: Meta, listener: TcpListener, up: watch::Sender<Option<Api
     }
     // Whoever waits for the API waits until the agent stops.
     drain.stopping().await;
+}
+
+/// Once the local API is up: applies the hub's Works, and says what this gateway is as a cluster.
+async fn run_works(mut api: watch::Receiver<Option<ApiServer>>, reporter: Option<works::Reporter>, drain: Drain) {
+    let api = tokio::select! {
+        biased;
+        () = drain.stopping() => return,
+        Ok(api) = api.wait_for(Option::is_some) => api.clone(),
+        else => return,
+    };
+    let Some(api) = api else { return };
+    if let Some(reporter) = reporter {
+        drop(drain.spawn(reporter.run(api.clone(), drain.clone())));
+    }
+    works::run(api, drain).await;
 }
 
 fn store_path(config: &Config) -> PathBuf {

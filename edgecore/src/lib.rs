@@ -3,6 +3,7 @@
 //! - `twin`: the twins of this gateway's devices; every report durable before it is acknowledged.
 //! - `bus`: devices' MQTT, embedded broker or somebody else's.
 //! - `meta`: the local Kubernetes API, with or without a hub.
+//! - `works`: the objects that Karmada's Works bring, applied to the local API and kept as they are wanted, with or without a hub.
 //! - `uplink`: the link to the hub: its set mirrored here, what was observed mirrored there, journals, rotation, tunnel.
 //! - `conflicts`: the log of desired values that a merge dropped.
 //! - `app`: starts and stops them in order.
@@ -19,6 +20,7 @@ mod objects;
 mod stamps;
 mod twin;
 mod uplink;
+mod works;
 
 pub use app::{Addresses, Agent, AgentError, run, runtime};
 pub use bus::BusError;

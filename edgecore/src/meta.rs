@@ -15,6 +15,7 @@ use daemon::clock::wall_ms;
 use daemon::drain::Drain;
 use daemon::ready::Block;
 use device_models::{CRDS, ROLES};
+use federation::crds::WORK_CRD;
 use link::pki::{Cert, Kubeconfig, LocalCa, PkiError, write_kubeconfig};
 use metastore::api::{
     ApiServer, BuildError, Identify, Peer, ServiceRange, Status, TokenOptions, User, builtin_kinds, refusal,
@@ -114,6 +115,7 @@ impl Meta {
         Ok(builder
             .kinds(builtin_kinds())
             .crds(CRDS)
+            .crds(&[WORK_CRD])
             .roles(ROLES)
             .tokens(tokens)
             .root_ca(keys.ca_pem.clone())

@@ -15,6 +15,12 @@ pub(crate) const STATUSES: &str = "devicestatuses";
 pub(crate) const EDGE_NODES: &str = "edgenodes";
 /// Plural of Node.
 pub(crate) const NODES: &str = "nodes";
+/// Plural of Work.
+pub(crate) const WORKS: &str = "works";
+/// Group of Works.
+pub(crate) const WORK_GROUP: &str = "work.karmada.io";
+/// Annotation of namespaces that the agent made because something belonged into them: whoever wants the namespace itself may have it.
+pub(crate) const IMPLICIT: &str = "kurator.dev/implicit";
 /// Not a kind of the store: the desired registers of one Device that were written at this gateway.
 const TWINS: &str = "twins";
 
@@ -42,6 +48,11 @@ pub(crate) fn edge_node_key(name: &str) -> ObjectKey {
     ObjectKey::new(EDGE_GROUP, EDGE_NODES, "", name)
 }
 
+/// The key of a Work.
+pub(crate) fn work_key(namespace: &str, name: &str) -> ObjectKey {
+    ObjectKey::new(WORK_GROUP, WORKS, namespace, name)
+}
+
 /// The key of a Namespace.
 pub(crate) fn namespace_key(name: &str) -> ObjectKey {
     ObjectKey::new("", "namespaces", "", name)
@@ -58,6 +69,7 @@ pub(crate) fn namespace(name: &str, now: &str) -> Value {
             "uid": uuid::Uuid::from_u128(digest).to_string(),
             "creationTimestamp": now,
             "labels": {"kubernetes.io/metadata.name": name},
+            "annotations": {IMPLICIT: "true"},
         },
         "spec": {"finalizers": ["kubernetes"]},
         "status": {"phase": "Active"},
@@ -77,6 +89,11 @@ pub(crate) fn node_scope() -> Scope {
 /// All EdgeNodes.
 pub(crate) fn edge_node_scope() -> Scope {
     Scope::all(EDGE_GROUP, EDGE_NODES)
+}
+
+/// All Works.
+pub(crate) fn work_scope() -> Scope {
+    Scope::all(WORK_GROUP, WORKS)
 }
 
 /// `<group>/<plural>/<namespace>/<name>`, read.

@@ -28,13 +28,16 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::sync::watch;
 
-pub(crate) use mirror::is_mirrored;
+#[cfg(test)]
+pub(crate) use mirror::Mirror;
+pub(crate) use mirror::{is_mirrored, is_mirrored_into};
 pub(crate) use rotation::NotBefore as RotationNotBefore;
 
 use self::pace::{Ended, Pace};
 use crate::metrics::Metrics;
 use crate::stamps::Stamps;
 use crate::twin::Twins;
+use crate::works;
 
 /// What the link is made of.
 #[derive(Clone)]
@@ -51,6 +54,8 @@ pub(crate) struct Uplink {
     pub(crate) metrics: Arc<Metrics>,
     /// The local API once it is up; the hub's requests wait for it.
     pub(crate) api: watch::Receiver<Option<ApiServer>>,
+    /// What this gateway is as a cluster.
+    pub(crate) cluster: works::Report,
     /// When a new certificate may be asked for next.
     pub(crate) rotation: RotationNotBefore,
 }

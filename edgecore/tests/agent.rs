@@ -15,3 +15,5 @@ mod harness;
 mod hub;
 #[path = "agent/link.rs"]
 mod link_tests;
+#[path = "agent/works.rs"]
+mod works;

@@ -1,14 +1,15 @@
 //! What the local API lets in: desired values are checked against their model and stamped by the gateway's clock; what the hub owns is
-//! the hub's, except desired values; DeviceStatus is written by the twin service alone.
+//! the hub's, except desired values; Works are read here and no more; DeviceStatus is written by the twin service alone.
 
 use daemon::clock::wall_ms;
 use device_models::kinds::{DEVICES_GROUP, EDGE_GROUP};
 use device_models::{CLEARED, FieldError, FieldErrorKind, OVERRULED, admit_device, validate_model};
+use federation::names::cluster_of;
 use metastore::api::{Admission, AdmitContext, Cause, Operation, Status};
 use metastore::store::StoreError;
 use serde_json::{Map, Value};
 
-use crate::objects::{self, DEVICES, EDGE_NODES, MODELS, STATUSES};
+use crate::objects::{self, DEVICES, EDGE_NODES, MODELS, STATUSES, WORK_GROUP, WORKS};
 use crate::stamps::Stamps;
 use crate::uplink::is_mirrored;
 
@@ -42,6 +43,12 @@ impl Admission for EdgeAdmission {
                 Err(Status::forbidden(DEVICES_GROUP, STATUSES, context.name, why))
             }
             (EDGE_GROUP, EDGE_NODES) => hubs_own(context),
+            // What a Work carries is applied whoever wrote it: it is nobody's here.
+            (WORK_GROUP, WORKS) => Err(hubs(context)),
+            // With them it would seem that the hub wanted their objects gone.
+            ("", "namespaces") if context.op == Operation::Delete && cluster_of(context.name).is_some() => {
+                Err(hubs(context))
+            }
             _ => Ok(()),
         }
     }

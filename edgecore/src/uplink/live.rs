@@ -110,8 +110,9 @@ impl<'u> Live<'u> {
         );
         let (read, store) = (mirror.clone(), uplink.store.clone());
         let (node, cycle) = (uplink.node.clone(), uplink.report_cycle);
+        let cluster = uplink.cluster.clone();
         let sets = tokio::task::spawn_blocking(move || {
-            let (set, observed) = Observed::start(&store, &node, cycle)?;
+            let (set, observed) = Observed::start(&store, &node, cycle, cluster)?;
             Ok::<_, metastore::store::StoreError>((set, observed, read.inventory()?, journals(&store)?))
         });
         let (set, observed, inventory, journals) = sets.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;

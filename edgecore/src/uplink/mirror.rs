@@ -7,6 +7,8 @@
 //! and counts over the hub's stays, and travels up on its own (see `observed`); what was dropped without its writer's knowledge goes into
 //! the conflict log with the same transaction (see `conflicts`).
 //!
+//! Works are stored as they come, beside what the gateway says of them in their status; what follows from them is [`crate::works`].
+//!
 //! It never judges by anything but the object and the store, so a refusal is the same whenever it is looked at again.
 
 use std::collections::BTreeSet;
@@ -24,8 +26,9 @@ use serde_json::Value;
 
 use crate::conflicts::{Conflicts, Log};
 use crate::metrics::Metrics;
-use crate::objects::{self, DEVICES, EDGE_NODES, MODELS};
+use crate::objects::{self, DEVICES, EDGE_NODES, MODELS, WORK_GROUP, WORKS};
 use crate::stamps::Stamps;
+use crate::works;
 
 /// The bucket of keys and hashes.
 pub(crate) const BUCKET: &str = "mirror";
@@ -331,6 +334,10 @@ impl Mirror {
                 log = self.conflicts.took_in(&key, &result)?;
             }
         }
+        if &*key.resource == WORKS {
+            // What became of it is said here, and stays said until somebody looked at the new one.
+            works::keep_status(&mut result, held.as_ref().map(|(value, _)| value));
+        }
         objects::localize(&mut result, held.as_ref().map(|(value, _)| value), now);
         let expect = held.map_or(Expect::Absent, |(_, revision)| Expect::Revision(revision));
         let mut ops = log.ops;
@@ -361,6 +368,7 @@ impl Mirror {
             return Ok(Err("the object has another name than its key".to_owned()));
         }
         let errors = match &*key.resource {
+            WORKS => return Ok(works::check(&key.namespace, object)),
             MODELS => validate_model(object),
             DEVICES => {
                 let device = match Device::deserialize(object) {
@@ -407,6 +415,20 @@ pub(crate) fn is_mirrored(store: &Store, key: &ObjectKey) -> Result<bool, StoreE
     Ok(record.and_then(|record| Record::decode(&record)?.held).is_some())
 }
 
+/// Whether the hub keeps Devices or DeviceModels here in a namespace.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) fn is_mirrored_into(store: &Store, namespace: &str) -> Result<bool, StoreError> {
+    for resource in [DEVICES, MODELS] {
+        let prefix = objects::device_key(resource, namespace, "").to_string();
+        if !store.kv_page(BUCKET, prefix.as_bytes(), None, 1)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The namespace of a DeviceModel's replica key.
 fn model_namespace(key: &str) -> Option<Arc<str>> {
     let key = objects::parse_replica_key(key).filter(known)?;
@@ -418,6 +440,7 @@ fn known(key: &ObjectKey) -> bool {
     match &*key.resource {
         DEVICES | MODELS => group == device_models::kinds::DEVICES_GROUP && !key.namespace.is_empty(),
         EDGE_NODES => group == device_models::kinds::EDGE_GROUP && key.namespace.is_empty(),
+        WORKS => group == WORK_GROUP && !key.namespace.is_empty(),
         _ => false,
     }
 }

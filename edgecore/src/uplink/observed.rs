@@ -1,5 +1,6 @@
-//! The gateway's set for the hub: what devices reported (DeviceStatus), what the gateway is (its Node), and the desired registers that
-//! were written here (`twins` entries). All derived from the store, nothing kept beside it.
+//! The gateway's set for the hub: what devices reported (DeviceStatus), what the gateway is (its Node, and the report of it as a cluster),
+//! the desired registers that were written here (`twins` entries), and what became of the hub's Works. All derived from the store, nothing
+//! kept beside it.
 //!
 //! At the start of a session the whole set is read once; then watches say what changed. A changed key waits in [`Pending`] until it may
 //! leave: at once when nothing of that key is under way, else when that was acknowledged; and each reported value not sooner than its
@@ -15,7 +16,11 @@ use metastore::store::{EventKind, Gone, ListOptions, Object, ObjectKey, Scope, S
 use proto::{Key, SourceSet};
 
 use super::cycles::{Cycles, Rates, Sent};
-use crate::objects::{self, DEVICES, STATUSES};
+use crate::objects::{self, DEVICES, STATUSES, WORKS};
+use crate::works;
+
+/// Objects read at a time: a gateway has little memory.
+const PAGE: usize = 256;
 
 /// Reads the set and follows its changes.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub(crate) struct Observed {
     statuses: Watch,
     devices: Watch,
     nodes: Watch,
+    works: Watch,
+    cluster: works::Report,
     cycles: Cycles,
 }
 
@@ -46,7 +53,12 @@ impl Observed {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(crate) fn start(store: &Store, node: &str, default_cycle: Duration) -> Result<(SourceSet, Self), StoreError> {
+    pub(crate) fn start(
+        store: &Store,
+        node: &str,
+        default_cycle: Duration,
+        mut cluster: works::Report,
+    ) -> Result<(SourceSet, Self), StoreError> {
         let own_node = objects::node_key(node);
         let mut set = SourceSet::new();
         let mut cycles = Cycles::new(default_cycle);
@@ -65,12 +77,22 @@ impl Observed {
                 set.put(object.key.to_string(), body(object));
             }
         })?;
+        let works = scan(store, objects::work_scope(), |object| {
+            if let Some(report) = works::report(object) {
+                set.put(object.key.to_string(), report);
+            }
+        })?;
+        if let Some(report) = &*cluster.borrow_and_update() {
+            set.put(works::cluster_key(node).to_string(), report.clone());
+        }
         let following = Self {
             node: node.to_owned(),
             own_node,
             statuses,
             devices,
             nodes,
+            works,
+            cluster,
             cycles,
         };
         Ok((set, following))
@@ -86,6 +108,8 @@ impl Observed {
                 biased;
                 event = self.devices.next() => event?,
                 event = self.nodes.next() => event?,
+                event = self.works.next() => event?,
+                Ok(()) = self.cluster.changed() => return Ok(self.cluster_changed()),
                 event = self.statuses.next() => event?,
             };
             if let Some(changed) = self.change(event.kind, &event.object) {
@@ -98,6 +122,7 @@ impl Observed {
     pub(crate) fn ready(&mut self, pending: &mut Pending, now: Duration) {
         loop {
             let event = self.devices.try_next().or_else(|| self.nodes.try_next());
+            let event = event.or_else(|| self.works.try_next());
             let Some(event) = event.or_else(|| self.statuses.try_next()) else {
                 return;
             };
@@ -129,14 +154,21 @@ impl Observed {
                 rates: self.cycles.of(&object.key),
                 paced: None,
             }),
-            _ if object.key == self.own_node => Some(Changed {
-                key: object.key.to_string().into(),
-                object: there,
-                rates: Rates::default(),
-                paced: None,
-            }),
+            WORKS => Some(Changed::free(object.key.to_string(), there)),
+            _ if object.key == self.own_node => Some(Changed::free(object.key.to_string(), there)),
             _ => None,
         }
+    }
+
+    fn cluster_changed(&mut self) -> Changed {
+        let key = works::cluster_key(&self.node);
+        let report = self.cluster.borrow_and_update().clone();
+        let object = report.map(|json| Object {
+            key: key.clone(),
+            revision: 0,
+            json,
+        });
+        Changed::free(key.to_string(), object)
     }
 
     /// The body that travels for a changed entry; `None` when the entry is not in the set.
@@ -148,7 +180,20 @@ impl Observed {
                 let device = object.value().ok()?;
                 edge_registers(&device, &self.node).map(|twins| objects::canonical(&twins))
             }
+            Leaving::Object(object) if &*object.key.resource == WORKS => works::report(&object),
             Leaving::Object(object) => Some(body(&object)),
+        }
+    }
+}
+
+impl Changed {
+    /// What may leave as often as it changes.
+    fn free(key: String, object: Option<Object>) -> Self {
+        Self {
+            key: key.into(),
+            object,
+            rates: Rates::default(),
+            paced: None,
         }
     }
 }
@@ -158,11 +203,24 @@ fn body(object: &Object) -> Bytes {
 }
 
 fn scan(store: &Store, scope: Scope, mut each: impl FnMut(&Object)) -> Result<Watch, StoreError> {
-    let listed = store.list(&scope, ListOptions::default())?;
-    for object in &listed.items {
-        each(object);
+    let (mut begun, mut after) = (None, None);
+    loop {
+        let options = ListOptions {
+            limit: Some(PAGE),
+            after,
+            at: None,
+        };
+        let listed = store.list(&scope, options)?;
+        // What changes between two pages is seen once more.
+        let from = *begun.get_or_insert(listed.revision);
+        for object in &listed.items {
+            each(object);
+        }
+        after = listed.items.last().map(|object| object.key.clone());
+        if !listed.more {
+            return store.watch(scope, from).map_err(|gone: Gone| gone.into());
+        }
     }
-    store.watch(scope, listed.revision).map_err(|gone: Gone| gone.into())
 }
 
 /// Keys that changed and wait to leave.

@@ -299,3 +299,7 @@ pub(crate) fn device_key(device: &str) -> String {
 pub(crate) fn node_key() -> String {
     format!("/nodes//{NODE}")
 }
+
+pub(crate) fn cluster_key() -> String {
+    format!("cluster.karmada.io/clusters//{NODE}")
+}

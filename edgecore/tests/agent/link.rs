@@ -12,7 +12,7 @@ use link::{Admission, HubConfig, HubEndpoint, HubLimits, OpenGate, tunnel};
 use serde_json::{Value, json};
 
 use crate::harness::{Client, NODE, api, config, device, model, reported, soon, start, until};
-use crate::hub::{Hub, device_key, node_key, observed, status_key};
+use crate::hub::{Hub, cluster_key, device_key, node_key, observed, status_key};
 
 const MODEL_KEY: &str = "devices.kubeedge.io/devicemodels/default/press";
 
@@ -127,6 +127,11 @@ async fn desired_comes_down_observed_goes_up_and_equal_sets_are_not_sent_again()
     assert!(hub.look(|mind| mind.refused.is_empty()));
     let node = hub.look(|mind| mind.observed[&node_key()].clone());
     assert_eq!(node["metadata"].get("resourceVersion"), None);
+    hub.until("what the gateway is as a cluster is at the hub", |mind| {
+        observed(mind, &cluster_key()).is_some()
+    })
+    .await;
+    hub.in_sync().await;
 
     // After a cut with nothing done on either side, nothing is sent.
     let received = hub.look(|mind| mind.received);

@@ -325,7 +325,7 @@ impl Directory {
             if *record.plane == *plane && *record.uid == *uid && !record.withdrawn {
                 tracing::info!(
                     node,
-                    "The gateway's cluster was removed; it is registered again when the gateway joins again."
+                    "The gateway's cluster was removed; `kurator join edge --again` on the gateway registers it again."
                 );
                 let cluster = Some(ClusterRecord {
                     withdrawn: true,

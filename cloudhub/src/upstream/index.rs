@@ -176,11 +176,11 @@ impl Index {
         self.lock().works.node_of(namespace)
     }
 
-    /// Names and uids of all Clusters of this hub's that are there to stay.
+    /// Names and uids of all Clusters of this hub's. One that is being deleted too: while somebody speaks for it, its gateway is waited for.
     pub(crate) fn leased_clusters(&self) -> Vec<(Arc<str>, Arc<str>)> {
         let state = self.lock();
-        let stay = state.works.clusters().filter(|(_, entry)| !entry.deleting);
-        stay.map(|(name, entry)| (Arc::clone(name), Arc::clone(&entry.uid)))
+        let all = state.works.clusters();
+        all.map(|(name, entry)| (Arc::clone(name), Arc::clone(&entry.uid)))
             .collect()
     }
 

@@ -39,6 +39,8 @@ const MAX_AGAIN: usize = 2048;
 /// Waits between attempts while the disk is full: nobody gains by asking it often.
 const FULL_BASE: Duration = Duration::from_secs(1);
 const FULL_CAP: Duration = Duration::from_secs(30);
+/// Why an object of a kind that this agent has no use for is refused.
+const UNKNOWN_KIND: &str = "this agent does not know objects of that kind";
 /// Longest reason kept, in bytes (the wire's own bound).
 const MAX_REASON: usize = proto::limits::MAX_REASON;
 
@@ -91,7 +93,10 @@ impl Mirror {
             if let Some(held) = record.held {
                 inventory.put(key, held);
             }
-            if let Some((hash, reason)) = record.refused {
+            // What an older agent did not know is asked for again by one that does.
+            let outdated =
+                |reason: &str| reason == UNKNOWN_KIND && objects::parse_replica_key(key).is_some_and(|k| known(&k));
+            if let Some((hash, reason)) = record.refused.filter(|(_, reason)| !outdated(reason)) {
                 inventory.refuse(key, hash, reason);
             }
         }
@@ -292,7 +297,7 @@ impl Mirror {
             refused: Some(reason),
         };
         let Some(key) = objects::parse_replica_key(&change.key).filter(known) else {
-            return Ok(refuse("this agent does not know objects of that kind".to_owned()));
+            return Ok(refuse(UNKNOWN_KIND.to_owned()));
         };
         let Some(body) = &change.body else {
             let mut ops = Vec::with_capacity(2);

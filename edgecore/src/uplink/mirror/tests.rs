@@ -316,3 +316,26 @@ fn only_kinds_that_belong_here_are_taken() {
         );
     }
 }
+
+#[tokio::test]
+async fn what_an_older_agent_did_not_know_is_asked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = mirror(dir.path());
+    let refused = |reason: &str| Record {
+        held: None,
+        refused: Some((Some(7), reason.to_owned())),
+    };
+    for (key, reason) in [
+        ("devices.kubeedge.io/devices/default/a", UNKNOWN_KIND),
+        ("devices.kubeedge.io/devices/default/b", "its model forbids it"),
+        ("example.com/things/default/c", UNKNOWN_KIND),
+    ] {
+        mirror.store.commit(Tx(vec![refused(reason).op(key)])).await.unwrap();
+    }
+    let inventory = mirror.inventory().unwrap();
+    let still: Vec<_> = inventory.refused().map(|(key, _)| key.to_string()).collect();
+    assert_eq!(
+        still,
+        ["devices.kubeedge.io/devices/default/b", "example.com/things/default/c"]
+    );
+}

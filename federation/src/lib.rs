@@ -8,3 +8,4 @@ pub mod crds;
 pub mod interpret;
 pub mod kinds;
 pub mod names;
+pub mod schedule;

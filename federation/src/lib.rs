@@ -8,4 +8,5 @@ pub mod crds;
 pub mod interpret;
 pub mod kinds;
 pub mod names;
+pub mod overrides;
 pub mod schedule;

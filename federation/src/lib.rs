@@ -4,6 +4,7 @@
 //! Pure: JSON in, JSON or decisions out. No clock, no task, no store; the same input gives the same bytes on every machine. The gateway
 //! uses it to apply Works, the hub to write them where no Karmada stands above it.
 
+pub mod compat;
 pub mod crds;
 pub mod interpret;
 pub mod kinds;

@@ -45,7 +45,12 @@ impl Admission for EdgeAdmission {
             (EDGE_GROUP, EDGE_NODES) => hubs_own(context),
             // What a Work carries is applied whoever wrote it: it is nobody's here.
             (WORK_GROUP, WORKS) => Err(hubs(context)),
-            // With them it would seem that the hub wanted their objects gone.
+            // What was mirrored would be gone here, and the hub would not know.
+            ("apiextensions.k8s.io", "customresourcedefinitions")
+                if context.op == Operation::Delete && context.name == "works.work.karmada.io" =>
+            {
+                Err(hubs(context))
+            }
             ("", "namespaces") if context.op == Operation::Delete && cluster_of(context.name).is_some() => {
                 Err(hubs(context))
             }

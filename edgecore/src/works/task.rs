@@ -10,6 +10,10 @@
 //!
 //! Objects are taken away only when nothing waits to be applied: an object may have moved to another Work, which then has it.
 
+mod apply;
+mod leave;
+mod report;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,22 +21,16 @@ use std::time::Duration;
 use daemon::clock;
 use daemon::drain::Drain;
 use federation::names;
-use futures_util::StreamExt as _;
-use futures_util::stream;
 use metastore::api::ApiServer;
-use metastore::store::{
-    CommitError, Event, EventKind, Expect, ListOptions, Object, ObjectKey, Op, StoreError, Tapped, Tx,
-};
-use serde_json::Value;
+use metastore::store::{CommitError, Event, EventKind, ListOptions, Object, ObjectKey, Op, StoreError, Tapped, Tx};
 
 use super::kinds::Kinds;
-use super::ledger::{self, Account, Entry};
-use super::manifest::{self, Place, Said, Wishes};
-use super::member::{Done, Leave, Member};
+use super::ledger;
+use super::manifest::{self, Place, Wishes};
+use super::member::Member;
 use super::objects::{Id, Objects};
-use super::state::{self, Applied};
+use super::state::Applied;
 use crate::objects::{self, DEVICES, MODELS, STATUSES, WORK_GROUP, WORKS};
-use crate::uplink::is_mirrored;
 
 /// A pause far ahead, when there is nothing to wait for.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
@@ -176,15 +174,6 @@ pub(super) fn pause(failures: u32) -> Duration {
 
 fn sooner(at: &mut Option<Duration>, than: Duration) {
     *at = Some(at.map_or(than, |at| at.min(than)));
-}
-
-/// A Work about to be applied.
-struct Ready {
-    id: Id,
-    cluster: String,
-    manifests: Vec<Value>,
-    errors: BTreeMap<usize, String>,
-    obsolete: bool,
 }
 
 pub(super) struct Task {
@@ -355,381 +344,12 @@ impl Task {
         }
     }
 
-    /// Looks at Works: applies them, or says what else is to be done about them.
-    async fn look(&mut self, ids: Vec<Id>, now: Duration) {
-        let (mut ready, mut ops, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for id in ids {
-            if bytes > BATCH_BYTES {
-                break;
-            }
-            self.work(&id).look = None;
-            match self.prepare(&id, now, &mut ops) {
-                Ok(Some((one, size))) => {
-                    bytes += size;
-                    ready.push(one);
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(work = %id, %error, "A Work cannot be looked at.");
-                    let work = self.work(&id);
-                    work.look = Some(now + work.failed());
-                }
-            }
-        }
-        // Before anything of them is there.
-        if let Err(error) = self.write(ops).await {
-            tracing::warn!(%error, "What Works bring cannot be noted, so it is not brought.");
-            for one in &ready {
-                let work = self.work(&one.id);
-                work.look = Some(now + work.failed());
-                work.applied = Applied::of(1, vec![format!("the gateway's store: {error}")]);
-                work.report.get_or_insert(now + TOGETHER);
-            }
-            return;
-        }
-        self.apply(ready, now).await;
-    }
-
-    /// Reads a Work and takes note of what it lists. What is to be applied of it, and its size.
-    fn prepare(&mut self, id: &Id, now: Duration, ops: &mut Vec<Op>) -> Result<Option<(Ready, usize)>, String> {
-        let Some(kinds) = &self.kinds else {
-            return Err("the local API does not say what it serves".to_owned());
-        };
-        let work = self.works.entry(Arc::clone(id)).or_default();
-        let key = key(id);
-        let Some(stored) = self.member.store().get(&key).map_err(|e| e.to_string())? else {
-            // Somebody's mistake when the hub still has it: nothing follows from that.
-            let lost = is_mirrored(self.member.store(), &key).map_err(|e| e.to_string())?;
-            if !lost {
-                (work.gone, work.part) = (true, Some(now));
-            }
-            return Ok(None);
-        };
-        let mut object = stored.value().map_err(|e| e.to_string())?;
-        work.gone = false;
-        work.wishes = Wishes::of(&object);
-        let seen = manifest::print(&object);
-        if work.seen.is_none() {
-            work.applied = Applied::stored(&object);
-        }
-        if work.seen.replace(seen) != Some(seen) {
-            (work.failures, work.deleted) = (0, false);
-        }
-        let manifests = manifest::take_manifests(&mut object);
-        let mut errors = BTreeMap::new();
-        let mut places = Vec::with_capacity(manifests.len());
-        for (ordinal, manifest) in manifests.iter().enumerate() {
-            let place = Place::of(manifest, kinds);
-            places.push(place.map_err(|error| errors.insert(ordinal, error)).ok());
-        }
-        work.unserved = !errors.is_empty();
-        self.objects.list(id, &work.places, &places);
-        work.places = places;
-        if work.wishes.deleting {
-            if !work.deleted {
-                work.part = Some(now);
-            }
-            return Ok(None);
-        }
-        work.report.get_or_insert(now + TOGETHER);
-        let before = ledger::read(self.member.store(), id).map_err(|e| e.to_string())?;
-        let mut account = Account {
-            preserve: work.wishes.preserve,
-            manifests: before.manifests.clone(),
-        };
-        if !work.wishes.suspended {
-            for place in work.places.iter().flatten() {
-                let entry = Entry::of(place);
-                if !account.manifests.contains(&entry) {
-                    account.manifests.push(entry);
-                }
-            }
-        }
-        if account != before && !account.manifests.is_empty() {
-            ops.push(ledger::write(id, &account));
-        }
-        if work.wishes.suspended {
-            return Ok(None);
-        }
-        let obsolete = !obsolete(&account, &manifests).is_empty();
-        let cluster = names::cluster_of(&key.namespace).unwrap_or(&key.namespace).to_owned();
-        let ready = Ready {
-            id: Arc::clone(id),
-            cluster,
-            manifests,
-            errors,
-            obsolete,
-        };
-        Ok(Some((ready, stored.json.len())))
-    }
-
-    async fn apply(&mut self, mut ready: Vec<Ready>, now: Duration) {
-        let mut jobs = Vec::new();
-        for (at, one) in ready.iter_mut().enumerate() {
-            let Some(work) = self.works.get(&one.id) else { continue };
-            let (namespace, name) = one.id.split_once('/').unwrap_or_default();
-            let manifests = std::mem::take(&mut one.manifests);
-            for (ordinal, manifest) in manifests.into_iter().enumerate() {
-                let Some(place) = work.places.get(ordinal).cloned().flatten() else {
-                    // Counted with the errors.
-                    one.manifests.push(Value::Null);
-                    continue;
-                };
-                one.manifests.push(Value::Null);
-                let known = self.objects.known(&place.key, &one.id);
-                let desired = manifest::desired(manifest, &place, (namespace, name));
-                jobs.push((at, ordinal, place, desired, one.cluster.clone(), known));
-            }
-        }
-        let member = &self.member;
-        let applying = jobs
-            .into_iter()
-            .map(|(at, ordinal, place, desired, cluster, known)| async move {
-                let done = Box::pin(member.apply(&place, &desired, &cluster, known)).await;
-                (at, ordinal, place.key, done)
-            });
-        let results: Vec<(usize, usize, ObjectKey, Result<Done, String>)> =
-            stream::iter(applying).buffer_unordered(ABREAST).collect().await;
-        let mut wrote = vec![false; ready.len()];
-        for (at, ordinal, key, done) in results {
-            let one = &mut ready[at];
-            match done {
-                Ok(done) => {
-                    wrote[at] |= done.wrote;
-                    self.objects.applied(&key, &one.id, done.print);
-                }
-                Err(error) => {
-                    one.errors.insert(ordinal, error);
-                }
-            }
-        }
-        for (one, wrote) in ready.into_iter().zip(wrote) {
-            let work = self.work(&one.id);
-            if std::mem::take(&mut work.drifted) && wrote {
-                work.repaired(now);
-                tracing::info!(work = %one.id, "An object of a Work was changed by somebody else and is as the Work wants it again.");
-            }
-            let applied = Applied::of(one.manifests.len(), one.errors.into_values().collect());
-            if let Applied::No(why) = &applied {
-                let pause = work.failed();
-                if work.applied != applied {
-                    tracing::warn!(work = %one.id, %why, ?pause, "A Work could not be applied; trying again after a pause.");
-                }
-                work.look = Some(now + pause);
-            } else {
-                work.failures = 0;
-            }
-            work.applied = applied;
-            if one.obsolete {
-                sooner(&mut work.part, now);
-            }
-            work.report.get_or_insert(now + TOGETHER);
-        }
-    }
-
-    /// Takes away what a Work does not bring any more.
-    async fn part(&mut self, id: &Id, now: Duration) {
-        self.work(id).part = None;
-        if let Err(error) = self.leave(id, now).await {
-            tracing::warn!(work = %id, %error, "What a Work brought is still there; trying again after a pause.");
-            let work = self.work(id);
-            work.part = Some(now + work.failed());
-        }
-    }
-
-    async fn leave(&mut self, id: &Id, now: Duration) -> Result<(), String> {
-        let Some(kinds) = &self.kinds else {
-            return Err("the local API does not say what it serves".to_owned());
-        };
-        let Some(work) = self.works.get(id) else { return Ok(()) };
-        let store = self.member.store();
-        let mut account = ledger::read(store, id).map_err(|e| e.to_string())?;
-        let (deleting, gone, suspended) = (work.wishes.deleting, work.gone, work.wishes.suspended);
-        let preserve = if gone {
-            account.preserve
-        } else {
-            deleting && work.wishes.preserve
-        };
-        let mut leaving = Vec::new();
-        if gone || deleting {
-            leaving = std::mem::take(&mut account.manifests);
-            if deleting && !gone {
-                leaving.extend(work.places.iter().flatten().map(Entry::of));
-                leaving.sort_unstable();
-                leaving.dedup();
-            }
-        } else if !suspended {
-            let stored = store.get(&key(id)).map_err(|e| e.to_string())?;
-            let Some(mut object) = stored.and_then(|stored| stored.value().ok()) else {
-                // It is told apart.
-                return Ok(());
-            };
-            leaving = obsolete(&account, &manifest::take_manifests(&mut object));
-            account.manifests.retain(|entry| !leaving.contains(entry));
-        }
-        let (mut jobs, mut heirs) = (Vec::new(), Vec::new());
-        for place in leaving.iter().filter_map(|entry| entry.place(kinds)) {
-            let others = self
-                .objects
-                .get(&place.key)
-                .into_iter()
-                .flat_map(|tracked| &tracked.works);
-            let mut others = others.filter(|other| *other != id && self.works.get(*other).is_some_and(Work::is_live));
-            match others.next() {
-                Some(heir) => heirs.push((Arc::clone(heir), place.key)),
-                None => jobs.push(place),
-            }
-        }
-        let member = &self.member;
-        let leave = jobs.into_iter().map(|place| async move {
-            if preserve {
-                Box::pin(member.release(&place, false)).await
-            } else {
-                Box::pin(member.remove(&place)).await
-            }
-        });
-        let results: Vec<Result<Leave, String>> = stream::iter(leave).buffer_unordered(ABREAST).collect().await;
-        let mut waits = false;
-        for left in results {
-            waits |= left? == Leave::Waits;
-        }
-        for (heir, key) in heirs {
-            self.objects.doubt(&key);
-            self.work(&heir).look = Some(now);
-        }
-        if waits && deleting && !gone {
-            self.work(id).part = Some(now + GONE_AFTER);
-            return Ok(());
-        }
-        let closed = self.write(vec![ledger::write(id, &account)]).await;
-        closed.map_err(|e| e.to_string())?;
-        let work = self.works.entry(Arc::clone(id)).or_default();
-        if gone {
-            let work = std::mem::take(work);
-            self.objects.list(id, &work.places, &[]);
-            self.works.remove(id);
-        } else if deleting {
-            self.objects.list(id, &work.places, &[]);
-            (work.places, work.failures, work.deleted) = (Vec::new(), 0, true);
-            work.report = Some(now);
-        }
-        Ok(())
-    }
-
-    /// Brings the statuses of Works up to date, in one transaction.
-    async fn report(&mut self, ids: &[Id], now: Duration) {
-        let (mut ops, mut written) = (Vec::new(), Vec::new());
-        for id in ids {
-            self.work(id).report = None;
-            match self.status(id, true) {
-                Ok(Some((op, hash))) => {
-                    ops.push(op);
-                    written.push((Arc::clone(id), hash));
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(work = %id, %error, "The state of a Work cannot be told.");
-                    self.work(id).report = Some(now + LONGEST_PAUSE);
-                }
-            }
-        }
-        if ops.is_empty() {
-            return;
-        }
-        let together = self.member.store().commit(Tx(ops)).await;
-        match together {
-            Ok(committed) => {
-                for ((id, hash), object) in written.into_iter().zip(committed.objects) {
-                    let work = self.work(&id);
-                    (work.reported, work.own) = (Some(hash), object.revision);
-                }
-            }
-            Err(CommitError::Full | CommitError::Overloaded | CommitError::Io(_)) => {
-                for (id, _) in written {
-                    self.work(&id).report = Some(now + 5 * FIRST_PAUSE);
-                }
-            }
-            // One of them is to blame.
-            Err(_) => {
-                for (id, _) in written {
-                    self.report_one(&id, now).await;
-                }
-            }
-        }
-    }
-
-    async fn report_one(&mut self, id: &Id, now: Duration) {
-        for whole in [true, false] {
-            let Ok(Some((op, hash))) = self.status(id, whole) else {
-                return;
-            };
-            match self.member.store().commit(Tx(vec![op])).await {
-                Ok(committed) => {
-                    let work = self.work(id);
-                    work.reported = Some(hash);
-                    work.own = committed.objects.first().map_or(0, |object| object.revision);
-                    return;
-                }
-                // With the state of its objects it is larger than an object may be.
-                Err(CommitError::Invalid { .. }) => {}
-                Err(_) => {
-                    self.work(id).report = Some(now + TOGETHER);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// The write of a Work's status, if it says something new. `whole`: with the states of its objects.
-    fn status(&mut self, id: &Id, whole: bool) -> Result<Option<(Op, u64)>, String> {
-        let Some(work) = self.works.get(id).filter(|work| !work.gone && work.seen.is_some()) else {
-            return Ok(None);
-        };
-        let mut status = state::status(&self.member, &work.applied, &work.places, work.deleted)?;
-        let hash = manifest::hash(&status);
-        if work.reported == Some(hash) && whole {
-            return Ok(None);
-        }
-        if !whole && let Some(status) = status.as_object_mut() {
-            status.remove("manifestStatuses");
-        }
-        let key = key(id);
-        let Some(stored) = self.member.store().get(&key).map_err(|e| e.to_string())? else {
-            return Ok(None);
-        };
-        let mut object = stored.value().map_err(|e| e.to_string())?;
-        let before = object.get("status").cloned();
-        let says_nothing = status.as_object().is_none_or(serde_json::Map::is_empty);
-        if !(says_nothing && before.is_none()) {
-            state::put(&mut object, status, &objects::rfc3339(clock::wall_ms()));
-        }
-        if object.get("status") == before.as_ref() {
-            self.work(id).reported = Some(hash);
-            return Ok(None);
-        }
-        let op = Op::Put {
-            key,
-            object,
-            expect: Expect::Revision(stored.revision),
-            uid: None,
-        };
-        Ok(Some((op, hash)))
-    }
-
     async fn write(&self, ops: Vec<Op>) -> Result<(), CommitError> {
         if ops.is_empty() {
             return Ok(());
         }
         self.member.store().commit(Tx(ops)).await.map(drop)
     }
-}
-
-/// What an account has that no manifest asks for.
-fn obsolete(account: &Account, manifests: &[Value]) -> Vec<Entry> {
-    let said: Vec<Said<'_>> = manifests.iter().map(Said::of).collect();
-    let entries = account.manifests.iter();
-    let entries = entries.filter(|entry| !said.iter().any(|said| entry.is_asked_for_by(said)));
-    entries.cloned().collect()
 }
 
 fn id(key: &ObjectKey) -> Id {

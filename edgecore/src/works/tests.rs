@@ -301,6 +301,45 @@ async fn leftovers_are_found_by_the_ledger() {
 }
 
 #[tokio::test]
+async fn killed_at_any_point_nothing_is_forgotten_and_nothing_left_over() {
+    let mut stage = Stage::new().await;
+    let mut rng = fastrand::Rng::with_seed(7);
+    let names = ["a", "b", "c", "d"];
+    for round in 0..120 {
+        let mut wanted = std::collections::BTreeMap::new();
+        for (n, at) in ["one", "two"].into_iter().enumerate() {
+            // No object is in both: who has it then is a matter of who came last.
+            let value = round.to_string();
+            let mine = names[2 * n..2 * n + 2].iter().filter(|_| rng.bool());
+            let mine: Vec<&str> = mine.copied().collect();
+            let manifests: Vec<Value> = mine.iter().map(|name| config(name, &value)).collect();
+            let work = carrying(at, &manifests);
+            match rng.u8(..4) {
+                0 => drop(stage.hub(&key_of(&work), None).await),
+                1 => drop(stage.hub(&key_of(&work), Some(&deleting(&work))).await),
+                _ => {
+                    stage.hub(&key_of(&work), Some(&work)).await;
+                    wanted.extend(mine.iter().map(|name| (*name, value.clone())));
+                }
+            }
+            stage.kill(rng.usize(..14)).await;
+        }
+        stage.pass(3000).await;
+        for name in names {
+            let there = stage.get("", "configmaps", name);
+            let value = there.map(|object| object["data"]["key"].as_str().unwrap().to_owned());
+            assert_eq!(value.as_ref(), wanted.get(name), "round {round}: {name}");
+        }
+        let noted: usize = ["one", "two"]
+            .iter()
+            .filter_map(|at| stage.account(&carrying(at, &[])))
+            .map(|account| account["manifests"].as_array().unwrap().len())
+            .sum();
+        assert_eq!(noted, wanted.len(), "round {round}");
+    }
+}
+
+#[tokio::test]
 async fn an_object_moves_from_one_work_to_another() {
     let mut stage = Stage::new().await;
     let before = carrying("z", &[config("a", "1")]);

@@ -1,14 +1,16 @@
 //! A stage for the task: an API server over a store of its own, the mirror as the hub's hand, and a clock that the test moves.
 
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use federation::crds::WORK_CRD;
 use federation::names;
 use metastore::api::{ApiServer, DeleteOptions, MASTERS, ResourceId, User};
-use metastore::store::{ObjectKey, SealKey, Store, StoreOptions, Tap};
+use metastore::store::{ObjectKey, SealKey, Store, StoreOptions, Tap, Tx};
 use proto::Change;
 use serde_json::{Value, json};
 
@@ -68,6 +70,29 @@ impl Stage {
         self.tap = self.store.tap(concerns);
         self.task = Task::new(Member::new(self.api.clone()));
         self.task.all(self.now);
+    }
+
+    /// The agent is killed in the middle of what it does, after so many steps of it: what was handed to the store is written, the rest
+    /// never happens. Then it starts anew.
+    pub(super) async fn kill(&mut self, mut steps: usize) {
+        while let Some(tapped) = self.tap.try_next() {
+            assert!(self.task.take(tapped, self.now), "the store is open");
+        }
+        self.now += Duration::from_secs(1);
+        while steps > 0 && self.task.due().is_some_and(|due| due <= self.now) {
+            let mut step = Box::pin(self.task.step(self.now));
+            poll_fn(|context| {
+                steps = steps.saturating_sub(1);
+                match step.as_mut().poll(context) {
+                    Poll::Pending if steps > 0 => Poll::Pending,
+                    _ => Poll::Ready(()),
+                }
+            })
+            .await;
+        }
+        // Behind everything that waits to be written.
+        self.store.commit(Tx::new()).await.unwrap();
+        self.restart();
     }
 
     /// So many milliseconds pass; the task does what is due in them.

@@ -25,7 +25,7 @@ const BUCKET: &str = "cluster";
 const KEY: &[u8] = b"report";
 /// How long what changes waits, so that the API serves what a definition brought, and pods come together.
 const SETTLES: Duration = Duration::from_millis(300);
-/// How long a report holds at least.
+/// How long a report holds at least: pods come and go in groups, and what is said of them decides what comes next.
 const HOLDS: Duration = Duration::from_secs(10);
 /// Pods read at a time.
 const PAGE: usize = 64;
@@ -41,6 +41,8 @@ pub(crate) struct Reporter {
     node: String,
     store: Store,
     report: watch::Sender<Option<Bytes>>,
+    /// How long a report holds at least.
+    pub(super) holds: Duration,
 }
 
 impl Reporter {
@@ -51,7 +53,13 @@ impl Reporter {
     pub(crate) fn open(store: Store, node: &str) -> Result<(Self, Report), StoreError> {
         let (report, reports) = watch::channel(store.kv_get(BUCKET, KEY)?);
         let node = node.to_owned();
-        Ok((Self { node, store, report }, reports))
+        let reporter = Self {
+            node,
+            store,
+            report,
+            holds: HOLDS,
+        };
+        Ok((reporter, reports))
     }
 
     /// Follows the API's kinds, the Node and the pods until the drain begins.
@@ -81,7 +89,7 @@ impl Reporter {
             };
             // The machine is looked at while the API starts; what it has is said with the rest, or later if it takes long.
             let known = async { while !self.knows_machine() && nodes.next().await.is_ok() {} };
-            drop(tokio::time::timeout(HOLDS, known).await);
+            drop(tokio::time::timeout(self.holds, known).await);
             let mut enablements = String::new();
             let mut defined = true;
             loop {
@@ -93,7 +101,7 @@ impl Reporter {
                 if let Err(error) = self.write(&version, &enablements).await {
                     tracing::warn!(%error, "What this gateway is as a cluster cannot be told.");
                 }
-                tokio::time::sleep(HOLDS).await;
+                tokio::time::sleep(self.holds).await;
                 let changed = tokio::select! {
                     changed = definitions.next() => changed.map(|_| defined = true),
                     changed = nodes.next() => changed.map(drop),

@@ -524,6 +524,81 @@ async fn a_work_that_was_lost_here_is_not_one_that_went() {
     assert!(stage.get("", "configmaps", "a").is_some());
 }
 
+#[tokio::test]
+async fn a_cluster_says_what_it_serves_and_what_is_taken() {
+    let mut stage = Stage::new().await;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}, "status": {"allocatable": {"cpu": "2", "pods": "110"}}});
+    let tx = metastore::store::Tx::new().put(objects::node_key(NODE), node, metastore::store::Expect::Any);
+    stage.store.commit(tx).await.unwrap();
+    let drain = daemon::drain::Drain::new();
+    let (mut report, task) = stage.cluster(&drain);
+    let said = |report: &super::Report| -> Value {
+        let text = report.borrow();
+        text.as_ref().map_or(Value::Null, |text| {
+            let value: Value = serde_json::from_slice(text).unwrap();
+            assert_eq!(objects::canonical(&value), *text, "one report has one text");
+            value
+        })
+    };
+    let until = async |report: &mut super::Report, holds: &dyn Fn(&Value) -> bool| {
+        let found = tokio::time::timeout(
+            Duration::from_secs(20),
+            report.wait_for(|text| {
+                text.as_ref()
+                    .is_some_and(|text| holds(&serde_json::from_slice(text).unwrap()))
+            }),
+        );
+        assert!(found.await.is_ok(), "it was never said");
+    };
+    let cpu = |said: &Value, what: &str| said["resourceSummary"][what]["cpu"].clone();
+    until(&mut report, &|said| said["kubernetesVersion"].is_string()).await;
+    let first = said(&report);
+    assert_eq!(
+        first["resourceSummary"],
+        json!({"allocatable": {"cpu": "2", "pods": "110"}, "allocated": {}, "allocating": {}})
+    );
+    let names: Vec<&str> = first["apiEnablements"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|group| group["groupVersion"].as_str().unwrap())
+        .collect();
+    assert!(
+        names.is_sorted() && names.contains(&"work.karmada.io/v1alpha1"),
+        "{names:?}"
+    );
+    // A kind comes and goes.
+    let serves = |said: &Value| said["apiEnablements"].to_string().contains("edge.example.io/v1");
+    stage.bring(&cluster_scoped("devices.edge")).await;
+    until(&mut report, &serves).await;
+    stage.withdraw(&cluster_scoped("devices.edge")).await;
+    until(&mut report, &|said| !serves(said)).await;
+    // A pod waits for its node, has it, and is done.
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "p"},
+        "spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "250m"}}}]}});
+    let mut put = async |pod: Value| {
+        let key = metastore::store::ObjectKey::new("", "pods", "default", "p");
+        let tx = metastore::store::Tx::new().put(key, pod, metastore::store::Expect::Any);
+        stage.store.commit(tx).await.unwrap();
+    };
+    put(pod.clone()).await;
+    until(&mut report, &|said| cpu(said, "allocating") == "250m").await;
+    let mut bound = pod.clone();
+    bound["spec"]["nodeName"] = json!(NODE);
+    put(bound.clone()).await;
+    until(&mut report, &|said| cpu(said, "allocated") == "250m").await;
+    assert_eq!(said(&report)["resourceSummary"]["allocated"]["pods"], "1");
+    bound["status"] = json!({"phase": "Succeeded"});
+    put(bound).await;
+    until(&mut report, &|said| said["resourceSummary"]["allocated"] == json!({})).await;
+    // The next session begins with it before anybody looked again.
+    let last = said(&report);
+    drain.stop();
+    task.await.unwrap();
+    let (_, report) = super::Reporter::open(stage.store.clone(), NODE).unwrap();
+    assert_eq!(said(&report), last);
+}
+
 #[test]
 fn pauses_grow_and_end() {
     use super::task::pause;

@@ -7,18 +7,21 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::drain::Drain;
 use federation::crds::WORK_CRD;
 use federation::names;
 use metastore::api::{ApiServer, DeleteOptions, MASTERS, ResourceId, User};
 use metastore::store::{ObjectKey, SealKey, Store, StoreOptions, Tap, Tx};
 use proto::Change;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use crate::conflicts::Conflicts;
 use crate::metrics::Metrics;
 use crate::objects;
 use crate::stamps::Stamps;
 use crate::uplink::{Mirror, is_mirrored};
+use crate::works::cluster::{Report, Reporter};
 use crate::works::member::Member;
 use crate::works::task::{Task, concerns};
 
@@ -175,6 +178,13 @@ impl Stage {
         let options = DeleteOptions::default();
         let deleted = self.api.delete_internal(&self.user, &place, &options);
         assert!(deleted.await.unwrap());
+    }
+
+    /// What the gateway says that it is as a cluster, from here on.
+    pub(super) fn cluster(&self, drain: &Drain) -> (Report, JoinHandle<()>) {
+        let (mut reporter, report) = Reporter::open(self.store.clone(), NODE).unwrap();
+        reporter.holds = Duration::from_millis(20);
+        (report, drain.spawn(reporter.run(self.api.clone(), drain.clone())))
     }
 
     /// The account of a Work.

@@ -464,6 +464,81 @@ async fn a_restart_compares_and_writes_nothing() {
     assert_eq!(*stage.api.audited().borrow(), audited);
 }
 
+/// Puts something else in some place of a value.
+fn spoil(rng: &mut fastrand::Rng, value: &mut Value) {
+    let inside: Vec<&mut Value> = match value {
+        Value::Array(items) => items.iter_mut().collect(),
+        Value::Object(fields) => fields.values_mut().collect(),
+        _ => Vec::new(),
+    };
+    if !inside.is_empty() && rng.u8(..8) > 0 {
+        let at = rng.usize(..inside.len());
+        return spoil(rng, inside.into_iter().nth(at).unwrap());
+    }
+    *value = match rng.u8(..9) {
+        0 => Value::Null,
+        1 => json!(true),
+        2 => json!(-7),
+        3 => json!(u64::MAX),
+        4 => json!(1e308),
+        5 => json!(""),
+        6 => json!("a/b: \u{0}\u{fffd}"),
+        7 => json!([value.clone(), 7]),
+        _ => json!({"a": value.clone(), "": []}),
+    };
+}
+
+#[tokio::test]
+async fn whatever_a_work_carries_the_task_goes_on() {
+    let mut stage = Stage::new().await;
+    let mut rng = fastrand::Rng::with_seed(11);
+    let files = [
+        "deployment-web",
+        "service-web",
+        "job-once",
+        "pod-solo",
+        "secret-web-secret",
+        "device-cam1",
+    ];
+    let mut refused = 0;
+    for round in 0..300 {
+        let work = match round % 8 {
+            7 => cluster_scoped("devices.edge"),
+            6 => cluster_scoped("fx-"),
+            n => work(files[n]),
+        };
+        let key = key_of(&work);
+        let mut spoiled = work.clone();
+        for _ in 0..=rng.u8(..4) {
+            spoil(&mut rng, &mut spoiled);
+        }
+        refused += stage.hub(&key, Some(&spoiled)).await.len();
+        if rng.u8(..4) == 0 {
+            stage.restart();
+        }
+        stage.pass(300).await;
+        if rng.u8(..4) == 0 {
+            stage.hub(&key, None).await;
+        }
+    }
+    assert!((30..270).contains(&refused), "{refused} of 300 were not even stored");
+    for file in files {
+        stage.hub(&key_of(&work(file)), None).await;
+    }
+    stage.pass(70_000).await;
+    // The pod has its time to end; what nothing holds is gone.
+    for (group, plural, name) in [
+        ("apps", "deployments", "web"),
+        ("", "services", "web"),
+        ("", "secrets", "web-secret"),
+    ] {
+        assert_eq!(stage.get(group, plural, name), None, "{plural}");
+    }
+    let config = carrying("last", &[config("last", "1")]);
+    stage.bring(&config).await;
+    assert_eq!(stage.told(&config)["applied"], applied());
+}
+
 #[tokio::test]
 async fn a_work_is_sealed_where_it_lies() {
     let mut stage = Stage::new().await;
@@ -576,7 +651,7 @@ async fn a_cluster_says_what_it_serves_and_what_is_taken() {
     // A pod waits for its node, has it, and is done.
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "p"},
         "spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "250m"}}}]}});
-    let mut put = async |pod: Value| {
+    let put = async |pod: Value| {
         let key = metastore::store::ObjectKey::new("", "pods", "default", "p");
         let tx = metastore::store::Tx::new().put(key, pod, metastore::store::Expect::Any);
         stage.store.commit(tx).await.unwrap();

@@ -20,7 +20,7 @@ use crate::objects::{self, DEVICES, STATUSES, WORKS};
 use crate::works;
 
 /// Objects read at a time: a gateway has little memory.
-const PAGE: usize = 256;
+const PAGE: usize = 64;
 
 /// Reads the set and follows its changes.
 #[derive(Debug)]

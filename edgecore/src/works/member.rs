@@ -11,7 +11,7 @@ use super::manifest::{self, Place};
 use crate::objects::{self, IMPLICIT};
 use crate::uplink::{is_mirrored, is_mirrored_into};
 
-/// Who writes, for the audit journal.
+/// Who writes, as admissions see it.
 pub(super) const USER: &str = "system:kurator:works";
 /// How often an object that comes and goes meanwhile is looked at again.
 const RACES: usize = 4;

@@ -280,6 +280,25 @@ async fn hands_off_is_said_once_and_then_more_slowly() {
 }
 
 #[tokio::test]
+async fn changes_that_were_missed_are_found() {
+    let mut stage = Stage::new().await;
+    let (one, two) = (
+        carrying("one", &[config("a", "1")]),
+        carrying("two", &[config("b", "1")]),
+    );
+    stage.bring(&one).await;
+    stage.bring(&two).await;
+    stage.delete("", "configmaps", "a").await;
+    stage.hub(&key_of(&two), None).await;
+    let three = carrying("three", &[config("c", "1")]);
+    stage.hub(&key_of(&three), Some(&three)).await;
+    stage.miss();
+    stage.pass(500).await;
+    let there = |name: &str| stage.get("", "configmaps", name).is_some();
+    assert_eq!(["a", "b", "c"].map(there), [true, false, true]);
+}
+
+#[tokio::test]
 async fn leftovers_are_found_by_the_ledger() {
     let mut stage = Stage::new().await;
     let (one, two) = (

@@ -11,7 +11,7 @@ use daemon::drain::Drain;
 use federation::crds::WORK_CRD;
 use federation::names;
 use metastore::api::{ApiServer, DeleteOptions, MASTERS, ResourceId, User};
-use metastore::store::{ObjectKey, SealKey, Store, StoreOptions, Tap, Tx};
+use metastore::store::{ObjectKey, SealKey, Store, StoreOptions, Tap, Tapped, Tx};
 use proto::Change;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -96,6 +96,12 @@ impl Stage {
         // Behind everything that waits to be written.
         self.store.commit(Tx::new()).await.unwrap();
         self.restart();
+    }
+
+    /// More happens than the task is told of.
+    pub(super) fn miss(&mut self) {
+        while self.tap.try_next().is_some() {}
+        assert!(self.task.take(Tapped::Missed, self.now), "the store is open");
     }
 
     /// So many milliseconds pass; the task does what is due in them.

@@ -28,7 +28,12 @@ pub struct Hub {
 impl Hub {
     /// Starts one in `folder`, with more arguments if wanted, and waits until it says where it listens.
     pub async fn start(folder: &Path, arguments: &[&str]) -> Self {
-        let mut all: Vec<String> = ["--listen", ANY, "--api", ANY, "--health", ANY]
+        Self::start_on(folder, ANY, arguments).await
+    }
+
+    /// The same with the address that gateways connect to.
+    pub async fn start_on(folder: &Path, listen: &str, arguments: &[&str]) -> Self {
+        let mut all: Vec<String> = ["--listen", listen, "--api", ANY, "--health", ANY]
             .iter()
             .map(|s| (*s).to_owned())
             .collect();

@@ -59,7 +59,7 @@ impl Gateway {
     pub async fn on(machine: Machine, settings: Value) -> Self {
         daemon::tls::install_provider();
         let folder = machine.folder().join("gateway");
-        configure(&folder, &machine, settings);
+        configure(&folder, NODE, &machine, settings);
         let edge = Edge::start_with(&folder, NODE, &[]).await;
         Self::around(machine, edge, None).await
     }
@@ -78,7 +78,7 @@ impl Gateway {
         relay.lead_to(hub.listen());
         let token = hub.token(&["--node", NODE]).await;
         let own = machine.folder().join("gateway");
-        configure(&own, &machine, Value::Null);
+        configure(&own, NODE, &machine, Value::Null);
         Edge::join(&own, NODE, &token).await.good();
         let edge = Edge::start_with(&own, NODE, &[]).await;
         hub.until_in_sync(NODE).await;
@@ -193,7 +193,7 @@ fn tell(command: &Command) {
 }
 
 /// Writes what the agent reads: this, the machine's runtime, and that the disk of whoever runs the tests may be as full as it is.
-fn configure(folder: &Path, machine: &Machine, mut settings: Value) {
+pub(crate) fn configure(folder: &Path, node: &str, machine: &Machine, mut settings: Value) {
     settings["runtime"] = json!(format!("unix://{}", machine.socket().display()));
     let eviction = &mut settings["eviction"];
     for signal in [
@@ -210,7 +210,7 @@ fn configure(folder: &Path, machine: &Machine, mut settings: Value) {
     eviction["imageHighPercent"] = json!(100);
     let configuration = folder.join("etc");
     std::fs::create_dir_all(&configuration).expect("the machine's folder can be written");
-    let whole = json!({"nodeName": NODE, "log": LOG, "workloads": settings}).to_string();
+    let whole = json!({"nodeName": node, "log": LOG, "workloads": settings}).to_string();
     std::fs::write(configuration.join("edgecore.yaml"), whole).expect("the machine's folder can be written");
 }
 

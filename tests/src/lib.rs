@@ -13,7 +13,9 @@ use tokio::process::{Child, Command};
 pub use kurator::client::Api;
 pub use kurator::relay::{Relay, Weather};
 
+pub mod bridge;
 mod daemons;
+pub mod federation;
 pub mod fleet;
 pub mod gateway;
 pub mod mqtt_wire;

@@ -26,6 +26,8 @@ const PAUSE: &str = "localhost/pause:1";
 const PLUGINS: &str = "/usr/lib/cni";
 /// The machine's address, which nothing outside of it reaches.
 pub const ADDRESS: &str = "192.168.77.2";
+/// The addresses of the two ends of a wire between machines: this one's, and the other's.
+pub const WIRE: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 
 /// Who makes the pod network's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +113,32 @@ impl Machine {
         machine.import(BOX).await;
         machine.import(PAUSE).await;
         machine
+    }
+
+    /// Moves the calling thread into the machine's network namespace: what it starts and opens from here on is there.
+    pub fn enter(&self) {
+        remains::enter(self.remains.name());
+    }
+
+    /// Lays a wire to another machine. The calling thread is on this one.
+    ///
+    /// # Panics
+    /// When it cannot be laid.
+    pub async fn wire_to(&self, other: &Self) {
+        let there = other.remains.name();
+        run(Command::new("ip").args([
+            "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", there,
+        ]))
+        .await
+        .good();
+        for (inside, address) in [(None, WIRE[0]), (Some(there), WIRE[1])] {
+            let ends = format!("address add {address}/24 dev wire\nlink set wire up\n");
+            let batch = self.folder.join("wire");
+            std::fs::write(&batch, ends).expect("the folder can be written");
+            let mut command = Command::new("ip");
+            command.args(inside.into_iter().flat_map(|name| ["-n", name]));
+            run(command.arg("-batch").arg(&batch)).await.good();
+        }
     }
 
     /// Folder of everything that is the machine's; what a test puts there goes with it.

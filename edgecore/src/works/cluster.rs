@@ -130,8 +130,10 @@ impl Reporter {
         let summary = self.summary().map_err(|e| e.to_string())?;
         // Canonical JSON: the fields in their order.
         let text = format!(
-            r#"{{"apiEnablements":{enablements},"kubernetesVersion":{},"resourceSummary":{summary}}}"#,
-            Value::from(version)
+            r#"{{"apiEnablements":{enablements},"kubernetesVersion":{},"nodeSummary":{},"resourceSummary":{}}}"#,
+            Value::from(version),
+            summary.nodes,
+            summary.resources,
         );
         let report = Bytes::from(text);
         if self.report.borrow().as_ref() == Some(&report) {
@@ -148,7 +150,7 @@ impl Reporter {
         node.is_some_and(|node| node.pointer("/status/allocatable").is_some())
     }
 
-    fn summary(&self) -> Result<Value, StoreError> {
+    fn summary(&self) -> Result<Summary, StoreError> {
         let node = self.store.get(&objects::node_key(&self.node))?;
         let node = node.and_then(|node| node.value().ok()).unwrap_or_default();
         let mut allocatable = node.pointer("/status/allocatable").cloned().unwrap_or_default();
@@ -179,8 +181,22 @@ impl Reporter {
                 break;
             }
         }
-        Ok(json!({"allocatable": allocatable, "allocated": allocated.told(), "allocating": allocating.told()}))
+        let conditions = node.pointer("/status/conditions").and_then(Value::as_array);
+        let is_ready = |c: &Value| c["type"] == "Ready" && c["status"] == "True";
+        let ready = u8::from(conditions.is_some_and(|all| all.iter().any(is_ready)));
+        Ok(Summary {
+            nodes: json!({"readyNum": ready, "totalNum": 1}),
+            resources: json!({
+                "allocatable": allocatable, "allocated": allocated.told(), "allocating": allocating.told(),
+            }),
+        })
     }
+}
+
+/// What there is of a machine, and of it what is taken.
+struct Summary {
+    nodes: Value,
+    resources: Value,
 }
 
 /// What pods ask for together, in billionths.

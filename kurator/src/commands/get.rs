@@ -1,5 +1,7 @@
 //! `kurator get KIND [NAME]`: any kind the server knows, printed by the server's own columns; gateways with their sync state.
 
+pub(crate) mod federation;
+
 use daemon::exit::{BAD_INPUT, FAILED, Failure};
 use http::Method;
 use serde_json::Value;
@@ -13,7 +15,7 @@ const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io, application/j
 
 /// A resource as discovery names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Resource {
+pub(crate) struct Resource {
     group: String,
     version: String,
     plural: String,
@@ -21,7 +23,7 @@ pub(super) struct Resource {
 }
 
 impl Resource {
-    pub(super) fn path(&self, namespace: Option<&str>, name: Option<&str>) -> String {
+    pub(crate) fn path(&self, namespace: Option<&str>, name: Option<&str>) -> String {
         let mut path = if self.group.is_empty() {
             format!("/api/{}", self.version)
         } else {
@@ -37,7 +39,7 @@ impl Resource {
         path
     }
 
-    pub(super) fn full(&self) -> String {
+    pub(crate) fn full(&self) -> String {
         if self.group.is_empty() {
             self.plural.clone()
         } else {
@@ -63,20 +65,36 @@ pub(crate) async fn run(
     {
         return gateways(&list, name, global.output == Output::Wide);
     }
-    let resource = find(&api, what).await?;
-    let namespace = (!all_namespaces).then_some(global.namespace.as_str());
-    let mut path = resource.path(namespace, name);
-    if let Some(selector) = selector {
-        path.push_str("?labelSelector=");
-        path.push_str(&escaped(selector));
+    if matches!(what, "policies" | "policy") {
+        return federation::policies(&api, global, name, selector, all_namespaces).await;
     }
+    let resource = find(&api, what).await?;
+    let added = federation::Added::to(&resource.group, &resource.plural);
+    let mut namespace = (!all_namespaces).then_some(global.namespace.as_str());
+    let mut path = resource.path(namespace, name);
+    let mut asked = Vec::new();
+    if let Some(selector) = selector {
+        asked.push(format!("labelSelector={}", escaped(selector)));
+    }
+    if added == Some(federation::Added::Works) {
+        path = federation::works_path(namespace);
+        namespace = namespace.filter(|namespace| path.contains(namespace));
+        asked.extend(name.map(|name| format!("fieldSelector=metadata.name%3D{}", escaped(name))));
+    }
+    if columns_wanted && added.is_some() {
+        asked.push("includeObject=Object".to_owned());
+    }
+    path = query(path, asked.iter());
     let accept = if columns_wanted { TABLE } else { "application/json" };
     let data = api
         .call(Method::GET, &path, &[("accept", accept)], None)
         .await?
         .map_err(Failure::from)?;
-    let value: Value =
+    let mut value: Value =
         serde_json::from_slice(&data).map_err(|e| Failure::new(FAILED, format!("the answer is not JSON: {e}")))?;
+    if let (Some(added), true) = (added, columns_wanted) {
+        added.put(&mut value);
+    }
     match global.output {
         Output::Json => say::text(&output::json(&value)),
         Output::Yaml => say::text(&output::yaml(&value)?),
@@ -97,7 +115,7 @@ pub(crate) async fn run(
             let text = table(
                 &value,
                 global.output == Output::Wide,
-                all_namespaces && resource.namespaced,
+                all_namespaces && resource.namespaced && added.is_none(),
             );
             if text.is_empty() {
                 let place = match namespace.filter(|_| resource.namespaced) {
@@ -112,8 +130,17 @@ pub(crate) async fn run(
     Ok(())
 }
 
+/// A path with these parts of a query.
+fn query<'a>(mut path: String, parts: impl Iterator<Item = &'a String>) -> String {
+    for (at, part) in parts.enumerate() {
+        path.push(if at == 0 { '?' } else { '&' });
+        path.push_str(part);
+    }
+    path
+}
+
 /// Text as it can stand in a query.
-pub(super) fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let escape = |b| match b {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(b).to_string(),
         b => format!("%{b:02X}"),
@@ -122,7 +149,7 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 /// Finds the resource by plural, singular, short name or kind, optionally `.group`.
-pub(super) async fn find(api: &Api, what: &str) -> Result<Resource, Failure> {
+pub(crate) async fn find(api: &Api, what: &str) -> Result<Resource, Failure> {
     for root in ["/api", "/apis"] {
         let data = api
             .call(Method::GET, root, &[("accept", AGGREGATED)], None)

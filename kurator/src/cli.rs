@@ -1,8 +1,10 @@
 //! The grammar of the command line.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A gateway's store, when nothing says otherwise.
@@ -68,8 +70,10 @@ pub enum Command {
     /// Make, list or revoke join tokens.
     #[command(subcommand, after_help = "Example:\n  kurator token create --node gw-1 --ttl 15m")]
     Token(TokenAction),
-    /// Make this machine a member of a hub.
-    #[command(after_help = "Example:\n  kurator join edge --token-file /run/token --node-name gw-1")]
+    /// Make this machine a member of a hub, or a hub one of Karmada.
+    #[command(
+        after_help = "Examples:\n  kurator join edge --token-file /run/token --node-name gw-1\n  kurator join karmada --kubeconfig karmada-apiserver.config"
+    )]
     Join {
         /// What to join as.
         #[command(subcommand)]
@@ -86,7 +90,9 @@ pub enum Command {
     #[command(subcommand, after_help = "Example:\n  kurator node revoke gw-1")]
     Node(NodeAction),
     /// List or show objects of any kind.
-    #[command(after_help = "Example:\n  kurator get nodes -o wide\n  kurator get devices press-01 -o yaml")]
+    #[command(
+        after_help = "Examples:\n  kurator get nodes -o wide\n  kurator get devices press-01 -o yaml\n  kurator get policies -A -o wide"
+    )]
     Get(GetArgs),
     /// Show one object with its conditions and what happened to it.
     #[command(after_help = "Example:\n  kurator describe pod web-1\n  kurator --gateway gw-1 describe deployment web")]
@@ -113,8 +119,10 @@ pub enum Command {
     )]
     Twin(TwinAction),
     /// Explain where something stands: the chain of hops, and the one that waits.
-    #[command(subcommand, after_help = "Example:\n  kurator why device press-01.setpoint")]
-    Why(WhyTarget),
+    #[command(
+        after_help = "Examples:\n  kurator why device press-01.setpoint\n  kurator why deployment web\n  kurator --gateway gw-1 why deployment web"
+    )]
+    Why(WhyArgs),
     /// Check this gateway: what is wrong, and the fix for it.
     #[command(after_help = "Example:\n  kurator check")]
     Check(CheckArgs),
@@ -165,6 +173,31 @@ pub enum TokenAction {
 pub enum JoinTarget {
     /// As a gateway.
     Edge(JoinArgs),
+    /// Check a Karmada control plane, and give a hub an identity there that may do what a hub does and nothing else.
+    #[command(
+        after_help = "Example:\n  kurator join karmada --kubeconfig /etc/karmada/karmada-apiserver.config --hub-kubeconfig hub.kubeconfig\n  cloudhub --upstream karmada --kubeconfig hub.kubeconfig"
+    )]
+    Karmada(JoinKarmadaArgs),
+}
+
+/// `kurator join karmada`; the administrator's kubeconfig is `--kubeconfig`.
+#[derive(Debug, Args)]
+pub struct JoinKarmadaArgs {
+    /// Where the hub's kubeconfig goes [default: kurator-NAME.kubeconfig, here].
+    #[arg(long, value_name = "FILE")]
+    pub hub_kubeconfig: Option<PathBuf>,
+    /// Context of the administrator's kubeconfig [default: its current one].
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The hub's name in Karmada: its account is kurator-NAME.
+    #[arg(long, value_name = "NAME", default_value = "hub", value_parser = hub_name)]
+    pub hub: String,
+    /// Have the control plane check everything, and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Karmada's cluster proxy shall not reach gateways: the hub may not write Secrets.
+    #[arg(long)]
+    pub no_proxy: bool,
 }
 
 /// `kurator join edge`
@@ -234,7 +267,7 @@ pub enum NodeAction {
 /// `kurator get`
 #[derive(Debug, Args)]
 pub struct GetArgs {
-    /// Kind: plural, singular or short name; `nodes` on a hub shows gateways.
+    /// Kind: plural, singular or short name; `nodes` on a hub shows gateways, `policies` those that distribute, of both kinds.
     pub what: String,
     /// One object.
     #[arg(value_parser = name)]
@@ -352,27 +385,50 @@ pub enum TwinAction {
     },
 }
 
-/// `kurator why …`
-#[derive(Debug, Subcommand)]
-pub enum WhyTarget {
-    /// A device or one of its properties.
-    Device {
-        /// `NAME` or `NAME.PROPERTY`.
-        #[arg(value_parser = name)]
-        name: String,
-    },
-    /// A pod, asked of its gateway.
-    Pod {
-        /// Its name.
-        #[arg(value_parser = name)]
-        name: String,
-    },
-    /// A gateway.
-    Node {
-        /// Its name.
-        #[arg(value_parser = name)]
-        name: String,
-    },
+/// `kurator why`
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// What it is: one of these, or any other kind that a policy distributes.
+    #[arg(value_name = "KIND", value_parser = Kinds)]
+    pub what: String,
+    /// Its name; of a device also `NAME.PROPERTY`.
+    #[arg(value_parser = name)]
+    pub name: String,
+}
+
+/// Any kind; those that people ask for are shown and completed.
+#[derive(Clone, Copy, Debug)]
+struct Kinds;
+
+impl TypedValueParser for Kinds {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        TypedValueParser::parse_ref(&name, command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let kinds = [
+            ("device", "A device, or one of its properties"),
+            ("pod", "A pod, asked of its gateway"),
+            ("node", "A gateway"),
+            ("deployment", "From its policy to its pods on each gateway"),
+            ("daemonset", "From its policy to its pods on each gateway"),
+            ("statefulset", "From its policy to its pods on each gateway"),
+            ("job", "From its policy to its pods on each gateway"),
+            ("configmap", "From its policy to each gateway"),
+        ];
+        Some(Box::new(
+            kinds
+                .into_iter()
+                .map(|(kind, help)| PossibleValue::new(kind).help(help)),
+        ))
+    }
 }
 
 /// `kurator check`
@@ -429,6 +485,17 @@ fn name(text: &str) -> Result<String, String> {
     let good = |c: char| c.is_ascii_alphanumeric() || "-._:@~".contains(c);
     if text.is_empty() || text.len() > 253 || text.chars().all(|c| c == '.') || !text.chars().all(good) {
         return Err(format!("{text:?} cannot be a name: letters, digits, - and ."));
+    }
+    Ok(text.to_owned())
+}
+
+/// Part of the names of a hub's objects in Karmada.
+fn hub_name(text: &str) -> Result<String, String> {
+    let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if text.is_empty() || text.len() > 40 || !text.chars().all(label) || text.starts_with('-') || text.ends_with('-') {
+        return Err(format!(
+            "{text:?} cannot be a hub's name: at most 40 lower-case letters, digits and -"
+        ));
     }
     Ok(text.to_owned())
 }
@@ -526,5 +593,28 @@ mod tests {
         assert!(Cli::try_parse_from(["kurator", "join", "edge"]).is_err());
         assert!(Cli::try_parse_from(["kurator", "join", "edge", "kj1.x", "--token-file", "f"]).is_err());
         assert!(Cli::try_parse_from(["kurator", "join", "edge", "-"]).is_ok());
+    }
+
+    #[test]
+    fn a_hub_joins_karmada_under_a_name_that_accounts_can_have() {
+        assert!(Cli::try_parse_from(["kurator", "join", "karmada", "--kubeconfig", "f", "--no-proxy"]).is_ok());
+        assert!(Cli::try_parse_from(["kurator", "join", "karmada", "--hub", "east-2"]).is_ok());
+        for bad in ["", "-a", "a-", "A", "a.b", "a/b", "a:b", &"x".repeat(41)] {
+            assert!(
+                Cli::try_parse_from(["kurator", "join", "karmada", "--hub", bad]).is_err(),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn why_knows_any_kind_and_completes_some() {
+        for what in ["device", "deployment", "ConfigMap", "widgets.example.com"] {
+            assert!(Cli::try_parse_from(["kurator", "why", what, "x"]).is_ok(), "{what}");
+        }
+        assert!(Cli::try_parse_from(["kurator", "why", "a/b", "x"]).is_err());
+        assert!(Cli::try_parse_from(["kurator", "why", "deployment"]).is_err());
+        let shown: Vec<_> = Kinds.possible_values().unwrap().collect();
+        assert!(shown.iter().any(|kind| kind.get_name() == "deployment"));
     }
 }

@@ -68,29 +68,31 @@ impl Api {
     /// # Errors
     /// A kubeconfig that cannot be read or used.
     pub async fn open(path: &Path, gateway: Option<&str>) -> Result<Self, Failure> {
-        let bad = |e: String| {
-            // A parser's picture of the line is more than one line.
-            let e = e.lines().next().unwrap_or_default();
-            Failure::new(BAD_CONFIG, format!("{}: {e}", path.display()))
-                .hint("name a kubeconfig with --kubeconfig; a hub writes admin.kubeconfig into its data folder")
-        };
-        // Asked first because its own message on this is hard to read.
-        match std::fs::File::open(path).and_then(|file| file.metadata()) {
-            Err(e) => return Err(bad(e.to_string())),
-            Ok(file) if !file.is_file() => return Err(bad("it is not a file".to_owned())),
-            Ok(_) => {}
-        }
-        let kubeconfig = Kubeconfig::read_from(path).map_err(|e| bad(e.to_string()))?;
-        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-            .await
-            .map_err(|e| bad(e.to_string()))?;
+        let api = Self::with(configuration(path, None).await?).map_err(|e| unusable(path, &e))?;
+        let prefix = gateway.map(|name| format!("/clusters/{name}")).unwrap_or_default();
+        Ok(Self { prefix, ..api })
+    }
+
+    /// Uses this configuration.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn with(mut config: kube::Config) -> Result<Self, String> {
         // A gateway that is away is an answer, not something to wait for in silence.
         config.default_retry = false;
         config.connect_timeout = Some(CONNECT_DEADLINE);
         let server = config.cluster_url.to_string();
-        let client = kube::Client::try_from(config).map_err(|e| bad(e.to_string()))?;
-        let prefix = gateway.map(|name| format!("/clusters/{name}")).unwrap_or_default();
-        Ok(Self { client, prefix, server })
+        let client = kube::Client::try_from(config).map_err(|e| e.to_string())?;
+        Ok(Self {
+            client,
+            prefix: String::new(),
+            server,
+        })
+    }
+
+    /// The server's address.
+    pub fn server(&self) -> &str {
+        &self.server
     }
 
     /// The same server, without the detour through a gateway.
@@ -261,6 +263,34 @@ impl Api {
     }
 }
 
+/// What a kubeconfig says, in one of its contexts.
+///
+/// # Errors
+/// A kubeconfig that cannot be read or used.
+pub(crate) async fn configuration(path: &Path, context: Option<&str>) -> Result<kube::Config, Failure> {
+    // Asked first because its own message on this is hard to read.
+    match std::fs::File::open(path).and_then(|file| file.metadata()) {
+        Err(e) => return Err(unusable(path, &e.to_string())),
+        Ok(file) if !file.is_file() => return Err(unusable(path, "it is not a file")),
+        Ok(_) => {}
+    }
+    let kubeconfig = Kubeconfig::read_from(path).map_err(|e| unusable(path, &e.to_string()))?;
+    let options = KubeConfigOptions {
+        context: context.map(str::to_owned),
+        ..KubeConfigOptions::default()
+    };
+    kube::Config::from_custom_kubeconfig(kubeconfig, &options)
+        .await
+        .map_err(|e| unusable(path, &e.to_string()))
+}
+
+fn unusable(path: &Path, why: &str) -> Failure {
+    // A parser's picture of the line is more than one line.
+    let why = why.lines().next().unwrap_or_default();
+    Failure::new(BAD_CONFIG, format!("{}: {why}", path.display()))
+        .hint("name a kubeconfig with --kubeconfig; a hub writes admin.kubeconfig into its data folder")
+}
+
 /// Nobody there, or somebody else.
 fn unreached(server: &str, why: &str) -> Failure {
     // The HTTP client's own layers tell a person nothing.
@@ -317,22 +347,31 @@ fn chain(e: &dyn std::error::Error) -> String {
     text
 }
 
-/// The kubeconfig to use, in the documented order.
-fn locate(explicit: Option<&Path>) -> Result<PathBuf, Failure> {
+/// The kubeconfig that was named, as an argument or in the environment.
+pub(crate) fn named(explicit: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
     if let Some(path) = explicit {
-        return Ok(path.to_owned());
+        return Ok(Some(path.to_owned()));
     }
     // The one environment variable every Kubernetes tool honours; read here and nowhere else.
     let variable = std::env::var_os("KUBECONFIG").filter(|v| !v.is_empty());
     if let Some(paths) = variable {
         // Whoever names one means it: another server's would be a surprise.
-        return std::env::split_paths(&paths).find(|p| p.exists()).ok_or_else(|| {
+        let there = std::env::split_paths(&paths).find(|p| p.exists()).ok_or_else(|| {
             Failure::new(
                 BAD_CONFIG,
                 format!("$KUBECONFIG names no file that is there: {}", paths.display()),
             )
             .hint("unset it, or name a kubeconfig with --kubeconfig")
         });
+        return there.map(Some);
+    }
+    Ok(None)
+}
+
+/// The kubeconfig to use, in the documented order.
+fn locate(explicit: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(path) = named(explicit)? {
+        return Ok(path);
     }
     let home = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".kube/config"));
     [

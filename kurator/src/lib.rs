@@ -48,6 +48,9 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             Command::Join {
                 target: JoinTarget::Edge(arguments),
             } => commands::join::run(arguments).await,
+            Command::Join {
+                target: JoinTarget::Karmada(arguments),
+            } => commands::join::karmada::run(&global, arguments).await,
             Command::Reset {
                 target: ResetTarget::Edge(arguments),
             } => commands::reset::run(&arguments),
@@ -63,7 +66,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             Command::Logs(arguments) => commands::logs::run(&global, arguments).await,
             Command::Top(target) => commands::top::run(&global, target).await,
             Command::Twin(action) => commands::twin::run(&global, action).await,
-            Command::Why(target) => commands::why::run(&global, target).await,
+            Command::Why(arguments) => commands::why::run(&global, &arguments.what, &arguments.name).await,
             Command::Check(arguments) => commands::check::run(&global, arguments).await,
             Command::Demo(arguments) => commands::demo::run(arguments).await,
             Command::Completion { .. } | Command::Version => unreachable!("answered above, without a runtime"),

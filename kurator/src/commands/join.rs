@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::{DATA_DIR, JoinArgs};
 use crate::say;
 
+pub(crate) mod karmada;
 pub(super) mod unit;
 
 /// What the agent reads besides its identity, in its configuration folder.

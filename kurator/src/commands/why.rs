@@ -1,22 +1,24 @@
 //! `kurator why`: the chain of hops of one thing, and the hop it waits at, as the hub sees it; of a pod, as its gateway does.
 
 mod pod;
+mod template;
 
 use daemon::exit::{BAD_INPUT, Failure};
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::cli::{Global, Output, WhyTarget};
+use crate::cli::{Global, Output};
 use crate::client::Api;
 use crate::{output, say};
 
-pub(crate) async fn run(global: &Global, target: WhyTarget) -> Result<(), Failure> {
+pub(crate) async fn run(global: &Global, what: &str, name: &str) -> Result<(), Failure> {
     let gateway = Api::find(global).await?;
     let api = gateway.hub();
-    let answer = match target {
-        WhyTarget::Pod { name } => pod::explain(&gateway, &global.namespace, &name).await?,
-        WhyTarget::Device { name } => device(&api, &global.namespace, &name).await?,
-        WhyTarget::Node { name } => api.get(&format!("/kurator/v1/why/node/{name}")).await?,
+    let answer = match what.to_lowercase().as_str() {
+        "pod" | "pods" | "po" => pod::explain(&gateway, &global.namespace, name).await?,
+        "device" | "devices" => device(&api, &global.namespace, name).await?,
+        "node" | "nodes" | "no" => api.get(&format!("/kurator/v1/why/node/{name}")).await?,
+        kind => template::explain(&api, global.gateway.as_deref(), &global.namespace, kind, name).await?,
     };
     match global.output {
         Output::Json => say::text(&output::json(&answer)),

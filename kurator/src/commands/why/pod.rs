@@ -44,13 +44,13 @@ fn owner_path(object: &Value, namespace: &str) -> Option<String> {
 
 /// Puts hops behind each other; what follows one that waits has not been come to.
 #[derive(Default)]
-struct Hops {
+pub(super) struct Hops {
     list: Vec<Value>,
     waiting: Option<String>,
 }
 
 impl Hops {
-    fn add(&mut self, hop: impl Into<String>, done: bool, at: &Value, detail: impl Into<String>) {
+    pub(super) fn add(&mut self, hop: impl Into<String>, done: bool, at: &Value, detail: impl Into<String>) {
         let (hop, detail) = (hop.into(), detail.into());
         if !done && self.waiting.is_none() {
             self.waiting = Some(hop.clone());
@@ -60,7 +60,7 @@ impl Hops {
             .push(json!({"hop": hop, "state": state, "at": at, "detail": detail}));
     }
 
-    fn answer(self) -> Value {
+    pub(super) fn answer(self) -> Value {
         json!({"waitingAt": self.waiting, "hops": self.list})
     }
 }
@@ -70,7 +70,7 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 }
 
 /// `reason: message`, or what there is of it, and what to do where something is known.
-fn told(reason: &str, message: &str) -> String {
+pub(super) fn told(reason: &str, message: &str) -> String {
     let said = match (reason, message) {
         ("", message) => message.to_owned(),
         (reason, "") => reason.to_owned(),

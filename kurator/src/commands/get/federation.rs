@@ -124,6 +124,7 @@ pub(super) async fn policies(
     all_namespaces: bool,
 ) -> Result<(), Failure> {
     let mut items = Vec::new();
+    let mut served = false;
     let selector = selector.map(|s| format!("labelSelector={}", escaped(s)));
     for (plural, kind, namespaced, wide) in POLICY_KINDS {
         if wide && global.output != Output::Wide {
@@ -140,6 +141,7 @@ pub(super) async fn policies(
             Err(refusal) if refusal.status == StatusCode::NOT_FOUND => continue,
             Err(refusal) => return Err(refusal.into()),
         };
+        served = true;
         let found = list.get_mut("items").and_then(Value::as_array_mut);
         // Items of a list do not say what they are.
         items.extend(found.into_iter().flat_map(std::mem::take).map(|mut item| {
@@ -149,6 +151,10 @@ pub(super) async fn policies(
             }
             item
         }));
+    }
+    if !served {
+        return Err(Failure::new(BAD_INPUT, "the server knows no policies that distribute")
+            .hint("name a hub's or Karmada's kubeconfig with --kubeconfig"));
     }
     if let Some(name) = name {
         items.retain(|item| item["metadata"]["name"] == name);

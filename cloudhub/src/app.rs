@@ -210,7 +210,7 @@ impl Bound {
                 None => format!("https://{}", dialable(api)),
             }
         });
-        upstream::karmada(kubeconfig, settings.proxy.then_some((url, ca_pem))).await
+        upstream::karmada(kubeconfig, &settings.name, settings.proxy.then_some((url, ca_pem))).await
     }
 
     async fn start(self, drain: Drain) -> Result<Hub, Failure> {
@@ -252,6 +252,7 @@ impl Bound {
             let leases = Leases {
                 objects: above.objects.clone(),
                 index: Arc::clone(&index),
+                presences: Arc::clone(&registry) as _,
                 metrics: Arc::clone(&metrics),
                 every: self.config.upstream.lease_every.0,
             };

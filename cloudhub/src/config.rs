@@ -89,6 +89,8 @@ pub struct Upstream {
     pub mode: Mode,
     /// How to reach it; not read in embedded mode.
     pub kubeconfig: Option<PathBuf>,
+    /// What this hub is called there, when several hubs share one control plane (`kurator join karmada --hub`).
+    pub name: String,
     /// `https://host:port` under which Karmada reaches this hub's people's port, for its cluster proxy. By default the first host of
     /// `advertise` with the port of `api`, or what `api` is.
     pub endpoint: Option<String>,
@@ -104,6 +106,7 @@ impl Default for Upstream {
         Self {
             mode: Mode::default(),
             kubeconfig: None,
+            name: "hub".to_owned(),
             endpoint: None,
             proxy: true,
             lease_every: Span(Duration::from_secs(10)),
@@ -320,6 +323,12 @@ impl Config {
                 Failure::new(BAD_CONFIG, "upstream.kubeconfig: is needed to reach Karmada")
                     .hint("`kurator join karmada` makes one; name it with --kubeconfig"),
             );
+        }
+        if !link::pki::is_node_name(&upstream.name) || upstream.name.len() > 40 {
+            return bad(format!(
+                "upstream.name: {:?} is not a name of at most 40 characters",
+                upstream.name
+            ));
         }
         if let Some(url) = &upstream.endpoint
             && (!url.starts_with("https://") || url.ends_with('/') || url.contains(['?', '#', '@', ' ']))

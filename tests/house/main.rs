@@ -49,7 +49,7 @@ fn members() -> BTreeMap<String, BTreeSet<String>> {
 /// Floors of the house: a crate may depend on floors below its own, and on `daemon`, which everything above the ground may use.
 fn floor(name: &str) -> u8 {
     match name {
-        "proto" | "device-models" | "daemon" => 0,
+        "proto" | "device-models" | "federation" | "daemon" => 0,
         "metastore" | "link" | "mqtt" | "cri" => 1,
         "workloads" => 2,
         "edgecore" | "cloudhub" => 3,

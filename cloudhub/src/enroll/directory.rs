@@ -353,6 +353,11 @@ impl Directory {
         self.lock().identities.get(node).cloned()
     }
 
+    /// Whether a node was ever enrolled.
+    pub(crate) fn enrolled(&self, node: &str) -> bool {
+        self.lock().identities.contains_key(node)
+    }
+
     /// Names of all nodes ever enrolled, with whether they are revoked.
     pub(crate) fn nodes(&self) -> Vec<(Arc<str>, bool)> {
         self.lock()

@@ -280,6 +280,10 @@ impl Presences for Registry {
         self.lock().live.get(node).map(|live| live.epoch)
     }
 
+    fn enrolled(&self, node: &str) -> bool {
+        self.directory.enrolled(node)
+    }
+
     fn settled(&self) -> bool {
         self.settled.load(Ordering::Relaxed)
     }

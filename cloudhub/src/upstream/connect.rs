@@ -17,9 +17,6 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the control plane may be away while the hub starts.
 const WAIT_AT_MOST: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Secret with what Karmada verifies the hub by, and one with the token it comes with.
-const ENDPOINT_SECRET: &str = "kurator-hub";
-const IMPERSONATOR_SECRET: &str = "kurator-hub-impersonator";
 
 /// A control plane that answers.
 pub(crate) struct Karmada {
@@ -39,29 +36,30 @@ impl std::fmt::Debug for Karmada {
     }
 }
 
-/// Connects to the Karmada that a kubeconfig names. With `url`, under which Karmada reaches the hub, and the certificate to verify it by, it
+/// Connects to the Karmada that a kubeconfig names, where this hub has a name. With `url`, under which Karmada reaches the hub, and the certificate to verify it by, it
 /// is given what its cluster proxy needs.
 ///
 /// # Errors
 /// A kubeconfig that is none, a control plane that does not answer or does not let the hub in, with what to do about it.
-pub(crate) async fn karmada(kubeconfig: &Path, proxy: Option<(String, &str)>) -> Result<Karmada, Failure> {
+pub(crate) async fn karmada(kubeconfig: &Path, hub: &str, proxy: Option<(String, &str)>) -> Result<Karmada, Failure> {
     let client = client(kubeconfig).await?;
     let objects = Objects::new(client.clone());
     let plane = plane(&objects, kubeconfig).await?;
     let (endpoint, token) = match proxy {
         Some((url, ca_pem)) => {
-            let token = secrets(&objects, ca_pem).await.map_err(|e| {
+            let endpoint = Endpoint {
+                url,
+                // With what Karmada verifies the hub by, and with the token it comes with.
+                secret: format!("kurator-{hub}"),
+                impersonator: format!("kurator-{hub}-impersonator"),
+            };
+            let token = secrets(&objects, &endpoint, ca_pem).await.map_err(|e| {
                 Failure::new(
                     FAILED,
                     format!("the Secrets of Karmada's cluster proxy in {CLUSTER_NAMESPACE}: {e}"),
                 )
                 .hint("`kurator join karmada` gives the hub what it needs; or set upstream.proxy to false")
             })?;
-            let endpoint = Endpoint {
-                url,
-                secret: ENDPOINT_SECRET.to_owned(),
-                impersonator: IMPERSONATOR_SECRET.to_owned(),
-            };
             (Some(endpoint), Some(token))
         }
         None => (None, None),
@@ -118,12 +116,12 @@ async fn plane(objects: &Objects, kubeconfig: &Path) -> Result<Arc<str>, Failure
 }
 
 /// Makes or brings up to date the two Secrets; the token in them.
-async fn secrets(objects: &Objects, ca_pem: &str) -> Result<String, ApiError> {
+async fn secrets(objects: &Objects, endpoint: &Endpoint, ca_pem: &str) -> Result<String, ApiError> {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
 
     let encoded = |text: &str| Value::from(STANDARD.encode(text));
-    let there = match objects.get(SECRET, CLUSTER_NAMESPACE, IMPERSONATOR_SECRET).await {
+    let there = match objects.get(SECRET, CLUSTER_NAMESPACE, &endpoint.impersonator).await {
         Ok(secret) => secret["data"]["token"].as_str().and_then(|t| STANDARD.decode(t).ok()),
         Err(ApiError::NotFound) => None,
         Err(e) => return Err(e),
@@ -141,11 +139,11 @@ async fn secrets(objects: &Objects, ca_pem: &str) -> Result<String, ApiError> {
         }
     };
     let data = json!({"token": encoded(&token)});
-    put_secret(objects, IMPERSONATOR_SECRET, data).await?;
+    put_secret(objects, &endpoint.impersonator, data).await?;
     let data = json!({"token": encoded(&token), "caBundle": encoded(ca_pem)});
-    put_secret(objects, ENDPOINT_SECRET, data).await?;
+    put_secret(objects, &endpoint.secret, data).await?;
     // Another hub may have been faster.
-    let won = objects.get(SECRET, CLUSTER_NAMESPACE, IMPERSONATOR_SECRET).await?;
+    let won = objects.get(SECRET, CLUSTER_NAMESPACE, &endpoint.impersonator).await?;
     let won = won["data"]["token"].as_str().and_then(|t| STANDARD.decode(t).ok());
     Ok(won.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or(token))
 }

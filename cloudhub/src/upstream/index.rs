@@ -176,12 +176,12 @@ impl Index {
         self.lock().works.node_of(namespace)
     }
 
-    /// Names and uids of all Clusters of this hub's. One that is being deleted too: while somebody speaks for it, its gateway is waited for.
-    pub(crate) fn leased_clusters(&self) -> Vec<(Arc<str>, Arc<str>)> {
+    /// All Clusters that stand for gateways, by name. Those that are being deleted too: while somebody speaks for one, its gateway is waited
+    /// for.
+    pub(crate) fn clusters(&self) -> Vec<(Arc<str>, ClusterEntry)> {
         let state = self.lock();
         let all = state.works.clusters();
-        all.map(|(name, entry)| (Arc::clone(name), Arc::clone(&entry.uid)))
-            .collect()
+        all.map(|(name, entry)| (Arc::clone(name), entry.clone())).collect()
     }
 
     /// (Clusters, Works) known.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::clusters::CLUSTER_NAMESPACE;
 use super::index::Index;
 use super::objects::{ApiError, LEASE, Objects};
+use super::presence::Presences;
 use crate::metrics::Metrics;
 
 /// Renewals on their way at a time.
@@ -26,6 +27,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) struct Leases {
     pub(crate) objects: Objects,
     pub(crate) index: Arc<Index>,
+    pub(crate) presences: Arc<dyn Presences>,
     pub(crate) metrics: Arc<Metrics>,
     /// How often each is renewed.
     pub(crate) every: Duration,
@@ -43,7 +45,13 @@ impl Leases {
                 () = drain.stopping() => return,
                 _ = tick.tick() => {}
             }
-            let all: HashMap<_, _> = self.index.leased_clusters().into_iter().collect();
+            // Of gateways that another hub enrolled, that hub speaks.
+            let own = self
+                .index
+                .clusters()
+                .into_iter()
+                .filter(|(_, c)| self.presences.enrolled(&c.node));
+            let all: HashMap<_, _> = own.map(|(name, cluster)| (name, cluster.uid)).collect();
             renewed.retain(|name, _| all.contains_key(name));
             // A new one is not left waiting for its turn: until it has a Lease it counts as one nobody speaks for.
             let due: Vec<_> = all

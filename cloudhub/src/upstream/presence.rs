@@ -18,6 +18,8 @@ pub(crate) trait Presences: Send + Sync + std::fmt::Debug {
     fn of(&self, node: &str) -> Presence;
     /// The epoch of the session that speaks for a node, if one does.
     fn epoch(&self, node: &str) -> Option<u64>;
+    /// Whether this hub enrolled the node.
+    fn enrolled(&self, node: &str) -> bool;
     /// Whether those who are not connected had time enough to come back since the hub was started.
     fn settled(&self) -> bool;
     /// Notes that this Cluster of this control plane stands for the node.

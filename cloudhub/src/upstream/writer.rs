@@ -457,6 +457,10 @@ mod tests {
             Default::default()
         }
 
+        fn enrolled(&self, _: &str) -> bool {
+            true
+        }
+
         fn settled(&self) -> bool {
             true
         }
@@ -528,6 +532,10 @@ mod tests {
 
         fn of(&self, _: &str) -> super::super::presence::Presence {
             Default::default()
+        }
+
+        fn enrolled(&self, _: &str) -> bool {
+            true
         }
 
         fn settled(&self) -> bool {

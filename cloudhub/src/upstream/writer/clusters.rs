@@ -225,9 +225,13 @@ impl Shared {
 
     /// What the hub itself has to say of a Work: the finalizer that it waits with, and whether it is on its way.
     pub(super) async fn attend(&self, namespace: &str, name: &str) -> Result<(), ApiError> {
-        let Some((Some(_), facts)) = self.index.work_facts(namespace, name) else {
+        let Some((Some(node), facts)) = self.index.work_facts(namespace, name) else {
             return Ok(());
         };
+        if !self.presences.enrolled(&node) {
+            // Another hub's.
+            return Ok(());
+        }
         let mut work = match self.above.objects.get(WORK, namespace, name).await {
             Err(ApiError::NotFound) => return Ok(()),
             other => other?,

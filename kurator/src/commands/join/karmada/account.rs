@@ -17,8 +17,6 @@ const NAMESPACE: &str = "kurator-system";
 /// Where Karmada keeps leases of clusters, and what it reaches them by.
 pub(super) const CLUSTER_NAMESPACE: &str = "karmada-cluster";
 const RBAC: &str = "rbac.authorization.k8s.io";
-/// What the hub gives Karmada's cluster proxy.
-const PROXY_SECRETS: [&str; 2] = ["kurator-hub", "kurator-hub-impersonator"];
 
 /// Of which hub, and what it may do.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +34,11 @@ impl Account<'_> {
 
     fn role(&self) -> String {
         format!("kurator:{}", self.hub)
+    }
+
+    /// What the hub gives Karmada's cluster proxy.
+    fn proxy_secrets(&self) -> [String; 2] {
+        [self.name(), format!("{}-impersonator", self.name())]
     }
 
     fn token_secret(&self) -> String {
@@ -77,7 +80,7 @@ impl Account<'_> {
                 "Role",
                 CLUSTER_NAMESPACE,
                 &self.role(),
-                json!({"rules": namespace_rules(self.proxy)}),
+                json!({"rules": self.namespace_rules()}),
             ),
             Object::new(
                 RBAC,
@@ -98,6 +101,24 @@ impl Account<'_> {
     }
 }
 
+impl Account<'_> {
+    fn namespace_rules(&self) -> Value {
+        let mut rules = vec![rule(
+            "coordination.k8s.io",
+            "leases",
+            &["get", "create", "update", "patch"],
+        )];
+        if self.proxy {
+            // What does not exist has no name yet that a rule could go by.
+            rules.push(rule("", "secrets", &["create"]));
+            let secrets = self.proxy_secrets();
+            let names: Vec<&str> = secrets.iter().map(String::as_str).collect();
+            rules.push(named(rule("", "secrets", &["get", "update", "patch"]), &names));
+        }
+        rules.into()
+    }
+}
+
 fn cluster_rules() -> Value {
     json!([
         rule("cluster.karmada.io", "clusters", &["get", "list", "watch", "create", "update", "patch", "delete"]),
@@ -108,20 +129,6 @@ fn cluster_rules() -> Value {
         named(rule("", "namespaces", &["get"]), &["kube-system"]),
         {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
     ])
-}
-
-fn namespace_rules(proxy: bool) -> Value {
-    let mut rules = vec![rule(
-        "coordination.k8s.io",
-        "leases",
-        &["get", "create", "update", "patch"],
-    )];
-    if proxy {
-        // What does not exist has no name yet that a rule could go by.
-        rules.push(rule("", "secrets", &["create"]));
-        rules.push(named(rule("", "secrets", &["get", "update", "patch"]), &PROXY_SECRETS));
-    }
-    rules.into()
 }
 
 fn rule(group: &str, resource: &str, verbs: &[&str]) -> Value {

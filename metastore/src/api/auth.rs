@@ -10,6 +10,7 @@ mod authority;
 mod impersonate;
 mod user;
 
+pub(crate) use admission::Warnings;
 pub use admission::{Admission, AdmitContext, Operation};
 pub use user::{ANONYMOUS, MASTERS, User};
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::addresses::Giver;
 use super::apply::{self, Manager};
-use super::auth::{AdmitContext, Operation, User};
+use super::auth::{AdmitContext, Operation, User, Warnings};
 use super::builtin::Gave;
 use super::delete::grace_left;
 use super::kinds::{KindSpec, StatusPart, SubPart};
@@ -153,9 +153,9 @@ impl Core {
         self.settle_names(kind, &mut value)?;
         let gate = self.gate.read().await;
         self.check_place(kind, w.namespace, name)?;
-        self.admit(w, Operation::Create, known, None, &mut value)?;
+        let mut warnings = self.admit(w, Operation::Create, known, None, &mut value)?;
         self.give(w, &mut value, None, name)?;
-        let mut warnings = self.validate(w, &value, None, name).await?;
+        warnings.extend(self.validate(w, &value, None, name).await?);
         note_owner(w, None, &mut value, given)?;
         warnings.extend(warnings_of(w, &value, None));
         if w.dry_run {
@@ -320,7 +320,7 @@ impl Core {
             prepare(&mut value, Some(current), &meta::now());
             self.settle_names(kind, &mut value)?;
         }
-        self.admit(w, Operation::Update, name, Some(current), &mut value)?;
+        warnings.extend(self.admit(w, Operation::Update, name, Some(current), &mut value)?);
         meta::carry(&mut value, current)?;
         if matches!(w.part, Part::Main) {
             self.give(w, &mut value, Some(current), name)?;
@@ -459,6 +459,7 @@ impl Core {
         Ok(warnings)
     }
 
+    /// Asks the admissions; what they have to say to who writes.
     pub(crate) fn admit(
         &self,
         w: &Writing<'_>,
@@ -466,7 +467,8 @@ impl Core {
         name: &str,
         old: Option<&Value>,
         new: &mut Value,
-    ) -> Result<(), Status> {
+    ) -> Result<Vec<String>, Status> {
+        let warnings = Warnings::default();
         let context = AdmitContext {
             op,
             kind: w.kind,
@@ -476,8 +478,10 @@ impl Core {
             user: w.user,
             dry_run: w.dry_run,
             store: &self.store,
+            warnings: &warnings,
         };
-        self.admissions.admit(&context, old, new)
+        self.admissions.admit(&context, old, new)?;
+        Ok(warnings.into_inner())
     }
 
     /// The turn to give what only one object can have, where the kind is given such: held until what was given is committed.

@@ -1,6 +1,6 @@
 //! What looks at every write before it is validated.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 
@@ -39,6 +39,25 @@ pub struct AdmitContext<'a> {
     pub dry_run: bool,
     /// To look up what the object refers to.
     pub store: &'a Store,
+    pub(crate) warnings: &'a Warnings,
+}
+
+/// What is said beside the answer.
+#[derive(Debug, Default)]
+pub(crate) struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    pub(crate) fn into_inner(self) -> Vec<String> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AdmitContext<'_> {
+    /// Says something to who writes: a `Warning` header, which clients print. Nobody hears it where the write is refused.
+    pub fn warn(&self, text: impl Into<String>) {
+        let mut warnings = self.warnings.0.lock().unwrap_or_else(PoisonError::into_inner);
+        warnings.push(text.into());
+    }
 }
 
 impl std::fmt::Debug for AdmitContext<'_> {

@@ -235,6 +235,9 @@ impl Bound {
         let api = embedded::api(self.store.clone(), &me.id, access, &people, drain.clone())
             .await
             .map_err(stored)?;
+        if self.config.upstream.mode == Mode::Embedded {
+            embedded::propagate(&api, &drain).map_err(|e| failed("cannot read the store")(&e))?;
+        }
         let client = embedded::client(api.clone());
         let registry = Arc::new(Registry::new(Arc::clone(&self.directory)));
         let objects = Objects::new(client.clone());

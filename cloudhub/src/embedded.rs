@@ -6,6 +6,8 @@
 
 mod access;
 mod admission;
+mod policies;
+mod propagation;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +27,8 @@ use crate::rules::CelRules;
 pub(crate) use access::{Access, KARMADA_USER, node_of, user_of};
 pub(crate) use admission::DeviceAdmission;
 
+use self::policies::PolicyAdmission;
+pub(crate) use self::propagation::start as propagate;
 use crate::config::{Config, Mode};
 
 /// Whom the hub itself acts as.
@@ -135,7 +139,10 @@ pub(crate) async fn api(
         .crds(device_models::CRDS)
         .roles(device_models::ROLES);
     if config.upstream.mode == Mode::Embedded {
-        builder = builder.crds(federation::crds::CRDS).roles(federation::crds::ROLES);
+        builder = builder
+            .crds(federation::crds::CRDS)
+            .roles(federation::crds::ROLES)
+            .admission(Arc::new(PolicyAdmission));
     }
     Ok(builder
         .tokens(tokens)

@@ -8,6 +8,7 @@ mod world;
 mod access;
 mod joining;
 mod journeys;
+mod propagation;
 mod proxy;
 mod reports;
 mod restart;

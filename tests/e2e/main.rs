@@ -10,6 +10,7 @@ mod commands;
 mod conformance;
 mod demo;
 mod disk;
+mod federation;
 mod hostile;
 mod hub_disk;
 mod joining;

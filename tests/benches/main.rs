@@ -6,6 +6,7 @@
 
 mod api;
 mod edge;
+mod federation;
 mod fleet;
 mod idle;
 mod latency;
@@ -28,7 +29,17 @@ pub(crate) struct Plan {
 }
 
 /// The groups, in the order they run.
-const GROUPS: [&str; 8] = ["size", "edge", "latency", "rate", "idle", "api", "workloads", "fleet"];
+const GROUPS: [&str; 9] = [
+    "size",
+    "edge",
+    "latency",
+    "rate",
+    "idle",
+    "api",
+    "workloads",
+    "fleet",
+    "federation",
+];
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -147,6 +158,9 @@ fn run(asked: Asked) -> anyhow::Result<()> {
         }
         if wants("fleet") {
             group("fleet", fleet::run(&mut report, plan).await);
+        }
+        if wants("federation") {
+            group("federation", federation::run(&mut report, plan).await);
         }
     });
     let table = report.table();

@@ -1,7 +1,8 @@
 //! Gateways by the thousand in one process, for load: the real link, the real session, sets held in memory instead of a store.
 //!
-//! A simulated gateway joins with a token as a real one does, holds one session, applies what the hub desires, observes a Node and one
-//! DeviceStatus for each Device it is given, and comes back with the real back-off when the link is lost.
+//! A simulated gateway joins with a token as a real one does, holds one session, applies what the hub desires, observes a Node, what its API
+//! serves, one DeviceStatus for each Device and what became of each Work it is given, and comes back with the real back-off when the link is
+//! lost.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -223,6 +224,9 @@ impl Gateway {
         self.lock()
             .observed
             .put(format!("/nodes//{}", self.name), node.to_string());
+        self.lock()
+            .observed
+            .put(format!("cluster.karmada.io/clusters//{}", self.name), cluster());
         let instance = fastrand::u64(1..);
         let mut wait = FullJitter::new(Duration::from_millis(500), Duration::from_secs(30));
         loop {
@@ -332,11 +336,14 @@ impl Gateway {
                 Some(_) => state.held.put(Arc::clone(&change.key), change.hash),
                 None => state.held.remove(&change.key),
             }
-            let Some(device) = change.key.strip_prefix("devices.kubeedge.io/devices/") else {
+            let (key, body) = if let Some(device) = change.key.strip_prefix("devices.kubeedge.io/devices/") {
+                let key = format!("devices.kubeedge.io/devicestatuses/{device}");
+                (key, change.body.as_ref().map(|body| status(device, body)))
+            } else if change.key.starts_with("work.karmada.io/works/") {
+                (change.key.to_string(), change.body.as_ref().map(|body| outcome(body)))
+            } else {
                 continue;
             };
-            let key = format!("devices.kubeedge.io/devicestatuses/{device}");
-            let body = change.body.as_ref().map(|body| status(device, body));
             match &body {
                 Some(body) => drop(state.observed.put(key.clone(), body.clone())),
                 None => drop(state.observed.remove(&key)),
@@ -345,6 +352,71 @@ impl Gateway {
         }
         statuses
     }
+}
+
+/// What a gateway of four cores serves and has room for.
+fn cluster() -> String {
+    let kinds = |version: &str, kinds: &[(&str, &str)]| {
+        let resources: Vec<Value> = kinds
+            .iter()
+            .map(|(name, kind)| json!({"kind": kind, "name": name}))
+            .collect();
+        json!({"groupVersion": version, "resources": resources})
+    };
+    json!({
+        "apiEnablements": [
+            kinds("apps/v1", &[("daemonsets", "DaemonSet"), ("deployments", "Deployment"), ("statefulsets", "StatefulSet")]),
+            kinds("batch/v1", &[("cronjobs", "CronJob"), ("jobs", "Job")]),
+            kinds("v1", &[("configmaps", "ConfigMap"), ("pods", "Pod"), ("secrets", "Secret"), ("services", "Service")]),
+        ],
+        "kubernetesVersion": "v1.33.0",
+        "nodeSummary": {"readyNum": 1, "totalNum": 1},
+        "resourceSummary": {
+            "allocatable": {"cpu": "4", "memory": "4Gi", "pods": "110"}, "allocated": {"pods": "0"}, "allocating": {"pods": "0"},
+        },
+    })
+    .to_string()
+}
+
+/// What becomes of a Work where everything always succeeds at once.
+fn outcome(body: &[u8]) -> String {
+    let work: Value = serde_json::from_slice(body).unwrap_or_default();
+    if work["metadata"]["annotations"]["kurator.dev/deleting"] == "true" {
+        return json!({"deleted": true}).to_string();
+    }
+    let manifests = work["spec"]["workload"]["manifests"].as_array();
+    let one = |(ordinal, manifest): (usize, &Value)| {
+        let api = manifest["apiVersion"].as_str().unwrap_or_default();
+        let (group, version) = api.rsplit_once('/').unwrap_or(("", api));
+        let meta = &manifest["metadata"];
+        let mut identifier = json!({
+            "ordinal": ordinal, "version": version, "kind": manifest["kind"], "resource": "", "name": meta["name"],
+            "namespace": meta["namespace"],
+        });
+        if !group.is_empty() {
+            identifier["group"] = group.into();
+        }
+        let mut status = json!({"identifier": identifier, "health": "Healthy"});
+        if manifest["kind"] == "Deployment" {
+            let replicas = &manifest["spec"]["replicas"];
+            let generation = meta["annotations"]["resourcetemplate.karmada.io/generation"].as_str();
+            let generation = generation.and_then(|g| g.parse::<i64>().ok()).unwrap_or(1);
+            status["status"] = json!({
+                "availableReplicas": replicas, "generation": generation, "observedGeneration": generation,
+                "readyReplicas": replicas, "replicas": replicas, "resourceTemplateGeneration": generation,
+                "updatedReplicas": replicas,
+            });
+        }
+        status
+    };
+    let statuses: Vec<Value> = manifests.into_iter().flatten().enumerate().map(one).collect();
+    json!({
+        "applied": {
+            "message": "Manifest has been successfully applied", "reason": "AppliedSuccessful", "status": "True",
+        },
+        "manifestStatuses": statuses,
+    })
+    .to_string()
 }
 
 /// A device that always obeys.

@@ -23,6 +23,9 @@ impl Admission for PolicyAdmission {
             _ => None,
         };
         if let Some(label) = id {
+            if let Some(old) = old {
+                let_old_spelling_speak(old, new);
+            }
             for warning in translate(new) {
                 context.warn(warning);
             }
@@ -47,6 +50,39 @@ impl Admission for PolicyAdmission {
 
 fn cause(fault: &Fault) -> Cause {
     Cause::forbidden(fault.path.clone(), &fault.message)
+}
+
+/// What kubectl notes of what it was given.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Who applies a manifest in the old spelling again has the translation of the one before beside it, which would win: it goes, unless the
+/// manifest says both.
+fn let_old_spelling_speak(old: &Value, new: &mut Value) {
+    const SCHEDULING: &str = "/spec/placement/replicaScheduling";
+    let weights = |policy: &Value| {
+        let weights = policy
+            .pointer(SCHEDULING)
+            .and_then(|s| s.pointer("/weightPreference/staticWeightList"));
+        weights.cloned()
+    };
+    let said = new
+        .get("metadata")
+        .and_then(|m| m.get("annotations")?.get(LAST_APPLIED)?.as_str())
+        .is_some_and(|text| text.contains("staticWeightList"));
+    if said || weights(old) != weights(new) {
+        return;
+    }
+    let Some(scheduling) = new.pointer_mut(SCHEDULING).and_then(Value::as_object_mut) else {
+        return;
+    };
+    let has_old = scheduling
+        .get("weightList")
+        .and_then(Value::as_array)
+        .is_some_and(|list| !list.is_empty());
+    let preference = scheduling.get_mut("weightPreference").and_then(Value::as_object_mut);
+    if let Some(preference) = preference.filter(|_| has_old) {
+        preference.remove("staticWeightList");
+    }
 }
 
 /// Gives a policy its id, and lets nobody take it away by leaving it out.
@@ -76,6 +112,28 @@ fn identify(label: &str, old: Option<&Value>, new: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn weights_in_the_old_spelling_can_be_edited() {
+        let weights = |n: i64| json!([{"targetCluster": {"clusterNames": ["a"]}, "weight": n}]);
+        let stored = json!({"spec": {"placement": {"replicaScheduling": {
+            "replicaSchedulingType": "Divided", "weightPreference": {"staticWeightList": weights(60)}}}}});
+        let scheduling = |policy: &Value| policy["spec"]["placement"]["replicaScheduling"].clone();
+        let mut edited = stored.clone();
+        edited["spec"]["placement"]["replicaScheduling"]["weightList"] = weights(70);
+        let both = edited.clone();
+        let_old_spelling_speak(&stored, &mut edited);
+        translate(&mut edited);
+        assert_eq!(scheduling(&edited)["weightPreference"]["staticWeightList"], weights(70));
+        let mut said = both;
+        said["metadata"] = json!({"annotations": {LAST_APPLIED: "... staticWeightList ..."}});
+        let_old_spelling_speak(&stored, &mut said);
+        translate(&mut said);
+        assert_eq!(scheduling(&said)["weightPreference"]["staticWeightList"], weights(60));
+        let mut untouched = stored.clone();
+        let_old_spelling_speak(&stored, &mut untouched);
+        assert_eq!(untouched, stored);
+    }
 
     #[test]
     fn a_policy_keeps_its_id() {

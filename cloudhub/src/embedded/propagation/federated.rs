@@ -112,6 +112,9 @@ impl Controller for Federated {
                     status.insert("observedGeneration".to_owned(), generation.clone());
                     show(status, deployment.as_ref(), binding.as_ref());
                     set_condition(status, "Accepted", (made.0, made.1, &made.2), &now());
+                    if !made.0 {
+                        set_condition(status, "Ready", (false, made.1, &made.2), &now());
+                    }
                 }
             })
             .await?;
@@ -181,6 +184,15 @@ fn show(status: &mut Map<String, Value>, deployment: Option<&Value>, binding: Op
     });
     let shown: Vec<Value> = shown.collect();
     set(status, "clusters", (!shown.is_empty()).then(|| shown.into()));
+    let wanted = deployment.and_then(|d| number(d, "/spec/replicas")).unwrap_or(1);
+    let ready = of("readyReplicas");
+    let (holds, reason) = if ready >= wanted {
+        (true, "ReplicasReady")
+    } else {
+        (false, "ReplicasNotReady")
+    };
+    let message = format!("{ready} of {wanted} replicas are ready.");
+    set_condition(status, "Ready", (holds, reason, &message), &now());
     for ty in ["Scheduled", "FullyApplied"] {
         let condition = binding
             .map_or(&[][..], |b| list(b, "/status/conditions"))

@@ -1,6 +1,7 @@
 //! The scheduler: which clusters a binding goes to, decided anew when its placement, its replicas, or a cluster it may go to is another.
 //!
-//! What was decided stays where it can: replicas are not moved because a cluster joined, nor taken away because a gateway is offline.
+//! What was decided stays where it can: replicas are not moved because a cluster joined, unless the policy names its share of them, nor taken
+//! away because a gateway is offline.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -75,6 +76,13 @@ impl Asked {
         )
     }
 
+    /// Whether the policy names the share of each cluster: one that joins gets its own.
+    fn names_shares(&self) -> bool {
+        let scheduling = self.placement.replica_scheduling.as_ref();
+        let preference = scheduling.and_then(|s| s.weight_preference.as_ref());
+        preference.is_some_and(|p| p.dynamic_weight.is_none() && !p.static_weight_list.is_empty())
+    }
+
     /// Whether the clusters are to be chosen again.
     fn is_due(&self, binding: &Value, clusters: &BTreeMap<Arc<str>, Arc<Cluster>>) -> bool {
         let conditions = list(binding, "/status/conditions");
@@ -86,7 +94,7 @@ impl Asked {
         }
         let wanted = self.wanted.unwrap_or(0);
         // Another cluster may have joined those that have all of it.
-        if !self.is_divided() || wanted == 0 {
+        if !self.is_divided() || self.names_shares() || wanted == 0 {
             return true;
         }
         let shares = self.previous.iter().map(|c| c.replicas.unwrap_or(0));

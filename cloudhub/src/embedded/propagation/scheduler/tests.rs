@@ -60,6 +60,13 @@ fn what_is_divided_is_divided_again_for_a_reason_only() {
     settled["status"]["conditions"][0]["status"] = "True".into();
     settled["spec"]["placement"]["clusterAffinity"] = json!({"clusterNames": ["b"]});
     assert!(due(&settled), "another placement");
+    let mut shares = divided("Weighted");
+    shares["replicaScheduling"]["weightPreference"] =
+        json!({"staticWeightList": [{"targetCluster": {"clusterNames": ["b"]}, "weight": 1}]});
+    assert!(
+        due(&binding(shares, 4, json!([{"name": "a", "replicas": 4}]))),
+        "one that joined has a share"
+    );
     let mut again = binding(divided("Weighted"), 4, json!([{"name": "a", "replicas": 4}]));
     again["spec"]["rescheduleTriggeredAt"] = "2026-01-03T00:00:00Z".into();
     assert!(due(&again), "somebody asks for it");

@@ -519,6 +519,22 @@ async fn overrides_and_suspension_are_each_clusters_own() {
         image(&two.work("Deployment", "web").unwrap()["spec"]["workload"]["manifests"][0]),
         "registry.example/web:1"
     );
+    // One that cannot be applied is said where people look, and changes nothing.
+    let mut wrong = rule.clone();
+    wrong["metadata"]["name"] = "wrong".into();
+    wrong["spec"]["overrideRules"] = json!([{"overriders": {"plaintext": [
+        {"path": "/spec/nowhere/at/all", "operator": "replace", "value": 1},
+    ]}}]);
+    world.admin.post(OVERRIDES, &wrong).await.unwrap();
+    let events = until(&world, "/api/v1/namespaces/default/events", "the word on it", |l| {
+        l["items"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|e| e["reason"] == "ApplyOverridePolicyFailed"))
+    })
+    .await;
+    assert!(events["items"].to_string().contains("OverridePolicy default/wrong"));
+    assert!(one.work("Deployment", "web").is_some());
+    world.admin.delete(&format!("{OVERRIDES}/wrong")).await.unwrap();
     // Nobody else writes Works.
     let path = format!(
         "/apis/{}",

@@ -5,6 +5,7 @@ mod manifest;
 pub(super) use self::manifest::targets;
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use federation::kinds::{OverrideSpec, TargetCluster};
@@ -12,12 +13,14 @@ use federation::names::{execution_namespace, work_name};
 use federation::overrides::{Policy, applied, apply_all, overriders_for};
 use futures_util::{StreamExt, stream};
 use metastore::api::Status;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::manifest::{Parts, Shares};
-use super::detector::FINALIZER;
+use super::detector::{FINALIZER, reference};
 use super::follow::{Part, Shared};
-use super::hand::{Hand, Key, WORKS, generation, has_finalizer, id_of, is_leaving, is_there, remove_finalizer, text};
+use super::hand::{
+    Hand, Key, WORKS, generation, has_finalizer, id_of, is_leaving, is_there, now, remove_finalizer, text,
+};
 use super::picture::Cluster;
 use super::queue::Desk;
 use super::{Controller, Looked};
@@ -98,6 +101,7 @@ impl Works {
         if let Err(e) = apply_all(&mut manifest, &rules) {
             tracing::warn!(binding = %common.at, cluster = &*cluster.name, error = %e,
                 "An override cannot be applied; the cluster keeps what it has.");
+            self.tell(common.template, &e.to_string()).await?;
             return Err(Status::bad_request(e.to_string()));
         }
         let namespace = execution_namespace(&cluster.name);
@@ -129,6 +133,32 @@ impl Works {
                 self.with_written(|all| all.remove(&at));
                 other.map(drop)
             }
+        }
+    }
+
+    /// Says what is wrong with the overrides of a template, where people look: once for all clusters.
+    async fn tell(&self, template: &Value, message: &str) -> Result<(), Status> {
+        let name = text(template, "/metadata/name");
+        let namespace = match text(template, "/metadata/namespace") {
+            "" => "default",
+            namespace => namespace,
+        };
+        let mut hasher = DefaultHasher::new();
+        message.hash(&mut hasher);
+        let mut about = reference(template);
+        if let Some(about) = about.as_object_mut() {
+            about.remove("resourceVersion");
+        }
+        let now = now();
+        let event = json!({
+            "apiVersion": "v1", "kind": "Event",
+            "metadata": {"name": format!("{name}.{:016x}", hasher.finish()), "namespace": namespace},
+            "involvedObject": about, "type": "Warning", "reason": "ApplyOverridePolicyFailed", "message": message,
+            "source": {"component": "binding-controller"}, "firstTimestamp": now, "lastTimestamp": now, "count": 1,
+        });
+        match self.hand.create(event).await {
+            Err(s) if !is_there(&s) => Err(s),
+            _ => Ok(()),
         }
     }
 

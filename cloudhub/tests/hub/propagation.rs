@@ -20,9 +20,9 @@ const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const FEDERATED: &str = "/apis/apps.kurator.dev/v1alpha1/namespaces/default/federateddeployments";
 const JOBS: &str = "/apis/batch/v1/namespaces/default/jobs";
 
-const NGINX: &str = include_str!("../fixtures/nginx-propagation.yaml");
-const WEIGHTED: &str = include_str!("../fixtures/frontend-app-weighted.yaml");
-const FEDERATED_FRONTEND: &str = include_str!("../fixtures/frontend-federateddeployment.yaml");
+const NGINX: &str = include_str!("../../../tests/manifests/nginx-propagation.yaml");
+const WEIGHTED: &str = include_str!("../../../tests/manifests/frontend-app-weighted.yaml");
+const FEDERATED_FRONTEND: &str = include_str!("../../../tests/manifests/frontend-federateddeployment.yaml");
 
 /// A gateway that takes every Work it gets at its word.
 struct Site {

@@ -15,7 +15,7 @@ use crate::report::Report;
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Between two looks at something that takes a while.
 const LOOK: Duration = Duration::from_millis(100);
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(300);
 const MERGE: [(&str, &str); 1] = [("content-type", "application/merge-patch+json")];
 const POLICIES: &str = "/apis/policy.karmada.io/v1alpha1/namespaces/default/propagationpolicies";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";

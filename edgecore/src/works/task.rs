@@ -34,7 +34,9 @@ use crate::objects::{self, DEVICES, MODELS, STATUSES, WORK_GROUP, WORKS};
 
 /// A pause far ahead, when there is nothing to wait for.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
-/// How long changes of a Work's objects wait for each other, to be one report.
+/// How long a change waits for what it brings with it, to be one report with that.
+const SETTLES: Duration = Duration::from_millis(20);
+/// Between two reports of a Work: what changes meanwhile is one.
 const TOGETHER: Duration = Duration::from_millis(200);
 /// Pauses after a failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -139,6 +141,8 @@ struct Work {
     look: Option<Duration>,
     part: Option<Duration>,
     report: Option<Duration>,
+    /// When it was reported last.
+    told: Duration,
 }
 
 impl Work {
@@ -159,6 +163,12 @@ impl Work {
     fn failed(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
         pause(self.failures)
+    }
+
+    /// Something that is reported of it may have changed.
+    fn to_report(&mut self, now: Duration) {
+        let due = (now + SETTLES).max(self.told + TOGETHER);
+        self.report.get_or_insert(due);
     }
 
     fn is_live(&self) -> bool {
@@ -276,7 +286,7 @@ impl Task {
             if work.wishes.deleting && !there && !work.deleted {
                 sooner(&mut work.part, now);
             }
-            work.report.get_or_insert(now + TOGETHER);
+            work.to_report(now);
         }
         if stands {
             return;

@@ -11,7 +11,7 @@ use metastore::store::{ObjectKey, Op};
 use serde_json::Value;
 
 use super::leave::obsolete;
-use super::{ABREAST, BATCH_BYTES, TOGETHER, Task, key, sooner};
+use super::{ABREAST, BATCH_BYTES, Task, key, sooner};
 use crate::uplink::is_mirrored;
 use crate::works::ledger::{self, Account, Entry};
 use crate::works::manifest::{self, Place, Wishes};
@@ -57,7 +57,7 @@ impl Task {
                 let work = self.work(&one.id);
                 work.look = Some(now + work.failed());
                 work.applied = Applied::of(1, vec![format!("the gateway's store: {error}")]);
-                work.report.get_or_insert(now + TOGETHER);
+                work.to_report(now);
             }
             return;
         }
@@ -105,7 +105,7 @@ impl Task {
             }
             return Ok(None);
         }
-        work.report.get_or_insert(now + TOGETHER);
+        work.to_report(now);
         let before = ledger::read(self.member.store(), id).map_err(|e| e.to_string())?;
         let mut account = Account {
             preserve: work.wishes.preserve,
@@ -197,7 +197,7 @@ impl Task {
             if one.obsolete {
                 sooner(&mut work.part, now);
             }
-            work.report.get_or_insert(now + TOGETHER);
+            work.to_report(now);
         }
     }
 }

@@ -37,7 +37,7 @@ impl Task {
             Ok(committed) => {
                 for ((id, hash), object) in written.into_iter().zip(committed.objects) {
                     let work = self.work(&id);
-                    (work.reported, work.own) = (Some(hash), object.revision);
+                    (work.reported, work.own, work.told) = (Some(hash), object.revision, now);
                 }
             }
             Err(CommitError::Full | CommitError::Overloaded | CommitError::Io(_)) => {

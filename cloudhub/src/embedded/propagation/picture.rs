@@ -15,7 +15,7 @@ use metastore::store::ObjectKey;
 use serde_json::Value;
 
 use super::hand::{Key, generation, has_finalizer, is_leaving, label, list, note, text};
-use super::kinds::{Kinds, group_of};
+use super::kinds::{Kinds, can_be_sent, group_of, is_open};
 
 /// Annotation of a binding: what its object refers to, as JSON.
 pub(super) const DEPENDENCIES: &str = "resourcebinding.karmada.io/dependencies";
@@ -200,11 +200,16 @@ pub(super) struct Binding {
 }
 
 impl Binding {
-    /// Reads a binding as the API has it; `None` when nobody knows the kind of its template.
+    /// Reads a binding as the API has it; `None` when nobody knows the kind of its template, and when that is none for it: who may write a
+    /// binding in one namespace has nothing to say of objects in another, nor of what is sent nowhere.
     pub(super) fn of(object: &Value, kinds: &Kinds) -> Option<Self> {
         let resource = object.pointer("/spec/resource")?;
         let (api_version, kind) = (text(resource, "/apiVersion"), text(resource, "/kind"));
         let template = kinds.place(api_version, kind, text(resource, "/namespace"), text(resource, "/name"))?;
+        let is_for_it = *template.namespace == *text(object, "/metadata/namespace");
+        if !is_for_it || !is_open(&template) || !can_be_sent(&template.group, kind) {
+            return None;
+        }
         let names = |clusters: &[Value]| {
             let names = clusters.iter().filter_map(|c| c.get("name")?.as_str());
             names.map(Arc::from).collect::<Vec<Arc<str>>>()

@@ -17,7 +17,7 @@ fn cluster(name: &str, room: &str) -> Cluster {
 fn binding(targets: &[&str], needer: Option<&str>) -> Binding {
     let clusters: Vec<Value> = targets.iter().map(|c| json!({"name": c, "replicas": 1})).collect();
     let mut object = json!({
-        "metadata": {"labels": {POLICY_ID: "p-1"}, "annotations": {DEPENDENCIES: r#"[{"kind": "ConfigMap", "name": "settings"}]"#}},
+        "metadata": {"namespace": "fx", "labels": {POLICY_ID: "p-1"}, "annotations": {DEPENDENCIES: r#"[{"kind": "ConfigMap", "name": "settings"}]"#}},
         "spec": {"resource": {"apiVersion": "apps/v1", "kind": "Deployment", "namespace": "fx", "name": "web"}, "clusters": clusters},
     });
     if let Some(needer) = needer {
@@ -53,6 +53,27 @@ fn clusters_of_one_make_share_what_they_take() {
     }
     let all: Vec<_> = picture.clusters.values().map(|c| Arc::as_ptr(&c.enabled)).collect();
     assert!(all.windows(2).all(|two| two[0] == two[1]));
+}
+
+#[test]
+fn a_binding_is_about_its_own_namespace_only() {
+    let binding = |at: &str, version: &str, kind: &str, of: &str| {
+        let object = json!({
+            "metadata": {"namespace": at, "name": "x"},
+            "spec": {"resource": {"apiVersion": version, "kind": kind, "namespace": of, "name": "a"}, "clusters": [{"name": "gw-1"}]},
+        });
+        Binding::of(&object, &Kinds::default()).is_some()
+    };
+    assert!(binding("fx", "v1", "Secret", "fx"));
+    for (at, of) in [("fx", "other"), ("fx", ""), ("", "fx"), ("kube-system", "kube-system")] {
+        assert!(!binding(at, "v1", "Secret", of), "{at} of {of}");
+    }
+    let role = "rbac.authorization.k8s.io/v1";
+    assert!(!binding("fx", role, "ClusterRole", "fx") && binding("", role, "ClusterRole", ""));
+    assert!(
+        !binding("fx", "work.karmada.io/v1alpha1", "Work", "fx"),
+        "what is sent nowhere"
+    );
 }
 
 #[test]

@@ -9,15 +9,16 @@
 //! No clock: where a summary carries a time, it is the latest one that a member gave.
 
 mod aggregate;
-mod counts;
+pub(crate) mod counts;
 mod dependencies;
 mod health;
-mod kind;
-mod look;
+pub(crate) mod kind;
+pub(crate) mod look;
 mod prune;
 mod quantity;
 mod reflect;
 mod replicas;
+mod resources;
 mod retain;
 #[cfg(test)]
 mod tests;
@@ -28,4 +29,5 @@ pub use health::{Health, health};
 pub use prune::prune;
 pub use reflect::reflect;
 pub use replicas::{Replicas, replicas, set_replicas};
+pub use resources::{Resources, add_resources, written_resources};
 pub use retain::retain;

@@ -11,3 +11,4 @@ pub mod kinds;
 pub mod names;
 pub mod overrides;
 pub mod schedule;
+pub mod site;

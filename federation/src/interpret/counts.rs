@@ -4,18 +4,18 @@ use super::kind::Kind;
 
 /// The numbers of a kind.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// Written also when they are zero: the kind requires these fields.
-    pub(super) required: &'static [&'static str],
+    pub(crate) required: &'static [&'static str],
     /// Left out when they are zero.
-    pub(super) optional: &'static [&'static str],
+    pub(crate) optional: &'static [&'static str],
     /// Which generations a member's numbers are of.
-    pub(super) generations: Generations,
+    pub(crate) generations: Generations,
 }
 
 /// What a member says of generations along with its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Generations {
+pub(crate) enum Generations {
     /// Nothing.
     None,
     /// The member's object's own, and the template's that it came from.
@@ -25,7 +25,7 @@ pub(super) enum Generations {
 }
 
 impl Counts {
-    pub(super) fn of(kind: Kind) -> Option<Self> {
+    pub(crate) fn of(kind: Kind) -> Option<Self> {
         let (required, optional, generations): (&[_], &[_], _) = match kind {
             Kind::Deployment => (
                 &[],
@@ -75,7 +75,7 @@ impl Counts {
     }
 
     /// Every number, and whether it is a required one.
-    pub(super) fn each(self) -> impl Iterator<Item = (&'static str, bool)> {
+    pub(crate) fn each(self) -> impl Iterator<Item = (&'static str, bool)> {
         let required = self.required.iter().map(|name| (*name, true));
         required.chain(self.optional.iter().map(|name| (*name, false)))
     }

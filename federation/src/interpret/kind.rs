@@ -6,7 +6,7 @@ use super::look::text;
 
 /// A kind with rules of its own, in the version that has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     CronJob,
     DaemonSet,
     Deployment,
@@ -26,7 +26,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) fn of(object: &Value) -> Option<Self> {
+    pub(crate) fn of(object: &Value) -> Option<Self> {
         Some(match (text(object, "/apiVersion"), text(object, "/kind")) {
             ("apps/v1", "DaemonSet") => Self::DaemonSet,
             ("apps/v1", "Deployment") => Self::Deployment,
@@ -49,7 +49,7 @@ impl Kind {
     }
 
     /// Where an object of this kind has the specification of its pods.
-    pub(super) fn pod_spec(self, object: &Value) -> Option<&Value> {
+    pub(crate) fn pod_spec(self, object: &Value) -> Option<&Value> {
         object.pointer(match self {
             Self::Pod => "/spec",
             Self::CronJob => "/spec/jobTemplate/spec/template/spec",

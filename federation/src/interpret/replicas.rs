@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::kind::Kind;
 use super::look::{list, map, map_made, text};
-use super::quantity::Unit;
+use super::resources::{counted, unit};
 
 /// What a workload wants of clusters.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -110,32 +110,4 @@ fn of_container(container: &Value) -> BTreeMap<String, i64> {
     let mut asked: BTreeMap<String, i64> = of("/resources/limits");
     asked.extend(of("/resources/requests"));
     asked
-}
-
-fn counted(list: &Map<String, Value>) -> BTreeMap<String, i64> {
-    list.iter()
-        .filter_map(|(name, quantity)| {
-            let unit = unit(name)?;
-            let count = match quantity {
-                Value::String(quantity) => unit.read(quantity)?,
-                Value::Number(quantity) => unit.read(&quantity.to_string())?,
-                _ => return None,
-            };
-            Some((name.clone(), count))
-        })
-        .collect()
-}
-
-/// How a resource is counted; nothing for a name that no scheduler counts.
-fn unit(name: &str) -> Option<Unit> {
-    match name {
-        "cpu" => Some(Unit::Milli),
-        "memory" | "ephemeral-storage" => Some(Unit::Bytes),
-        "pods" => Some(Unit::Whole),
-        _ if name.starts_with("hugepages-") => Some(Unit::Bytes),
-        // A quota's name for it, not a pod's.
-        _ if name.starts_with("requests.") => None,
-        _ if name.contains('/') || name.starts_with("attachable-volumes-") => Some(Unit::Whole),
-        _ => None,
-    }
 }

@@ -218,6 +218,9 @@ impl Bound {
         let starting = ready.block("api");
         let metrics = Arc::new(Metrics::default());
         let index = Arc::new(Index::default());
+        let after = self.config.upstream.reschedule_after;
+        let after = after.map(|after| u64::try_from(after.0.as_millis()).unwrap_or(u64::MAX));
+        index.begin(daemon::clock::wall_ms(), after);
         let stored = |e: EmbeddedError| not_stored(&self.config.data_dir, "cannot start", &e);
         let me = embedded::self_record(&self.store).await.map_err(stored)?;
         let access = Arc::new(Access::new(Arc::clone(&index), Arc::clone(&self.directory)));

@@ -99,6 +99,9 @@ pub struct Upstream {
     /// How often the lease of each cluster is renewed ("10s"); Karmada takes a cluster for lost when its lease is 40 s old, unless its
     /// `--cluster-monitor-grace-period` says otherwise.
     pub lease_every: Span,
+    /// How long a gateway of a site may be away before its share of what is divided in the site runs on the others ("10m"); absent it never
+    /// does. The annotation `kurator.dev/reschedule-after` of the site's Cluster says otherwise for that site.
+    pub reschedule_after: Option<Span>,
 }
 
 impl Default for Upstream {
@@ -110,6 +113,7 @@ impl Default for Upstream {
             endpoint: None,
             proxy: true,
             lease_every: Span(Duration::from_secs(10)),
+            reschedule_after: None,
         }
     }
 }

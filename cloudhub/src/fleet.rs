@@ -137,8 +137,13 @@ impl Fleet {
     /// Looks, once everything above was seen, at gateways that have no Cluster: one that never had one gets it, one whose Cluster was
     /// removed while nobody watched stays out.
     pub(crate) fn register_all(&self) {
-        for (node, _) in self.directory.nodes() {
-            if self.index.cluster_of_node(&node).is_none() {
+        let nodes = self.directory.nodes();
+        for (node, _) in &nodes {
+            self.writer.place(node);
+        }
+        self.writer.placed();
+        for (node, _) in nodes {
+            if !self.index.has_cluster(&node) {
                 self.writer.cluster_missing(&node);
             }
         }
@@ -224,6 +229,7 @@ impl Fleet {
                     for node in self.registry.due(daemon::clock::wall_ms(), age, SHOW_AT_ONCE) {
                         self.writer.edge_node(&node, crate::upstream::Urgency::Soon);
                     }
+                    self.writer.due();
                     for node in self.registry.gone(daemon::clock::wall_ms(), crate::upstream::UNREACHABLE_AFTER) {
                         self.writer.cluster(&node);
                     }

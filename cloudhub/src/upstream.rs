@@ -14,6 +14,7 @@ mod objects;
 mod observed;
 mod presence;
 mod queue;
+mod sites;
 mod watch;
 mod works;
 mod writer;

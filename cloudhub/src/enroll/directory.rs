@@ -298,10 +298,17 @@ impl Directory {
     }
 
     /// Records which Cluster stands for a node; nothing for a node that is not enrolled.
-    pub(crate) async fn register(&self, node: &str, plane: &Arc<str>, uid: &str) -> Result<(), CommitError> {
+    pub(crate) async fn register(
+        &self,
+        node: &str,
+        plane: &Arc<str>,
+        uid: &str,
+        site: Option<Arc<str>>,
+    ) -> Result<(), CommitError> {
         let record = ClusterRecord {
             plane: Arc::clone(plane),
             uid: Arc::from(uid),
+            site,
             withdrawn: false,
         };
         self.change(|state, change| {

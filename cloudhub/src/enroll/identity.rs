@@ -61,6 +61,9 @@ pub(crate) struct ClusterRecord {
     pub(crate) plane: Arc<str>,
     /// Its uid.
     pub(crate) uid: Arc<str>,
+    /// The site that it stands for; the node itself when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) site: Option<Arc<str>>,
     /// Somebody removed it.
     #[serde(default)]
     pub(crate) withdrawn: bool,

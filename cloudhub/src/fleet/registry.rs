@@ -288,14 +288,18 @@ impl Presences for Registry {
         self.settled.load(Ordering::Relaxed)
     }
 
-    fn register(&self, node: &str, plane: &Arc<str>, uid: &str) -> Recorded {
-        let (directory, node, plane, uid) = (
+    fn register(&self, node: &str, plane: &Arc<str>, uid: &str, site: Option<&Arc<str>>) -> Recorded {
+        let (directory, node, plane, uid, site) = (
             Arc::clone(&self.directory),
             node.to_owned(),
             Arc::clone(plane),
             uid.to_owned(),
+            site.cloned(),
         );
-        Box::pin(async move { directory.register(&node, &plane, &uid).await.map_err(|e| e.to_string()) })
+        Box::pin(async move {
+            let registered = directory.register(&node, &plane, &uid, site);
+            registered.await.map_err(|e| e.to_string())
+        })
     }
 
     fn withdraw(&self, node: &str, plane: &Arc<str>, uid: &str) -> Recorded {
@@ -334,8 +338,13 @@ impl Presences for Registry {
             presence.labels = identity.labels;
             presence.registration = match identity.cluster {
                 None => Registration::None,
-                Some(record) if record.withdrawn => Registration::Withdrawn(record.plane),
-                Some(ClusterRecord { plane, uid, .. }) => Registration::Registered { plane, uid },
+                Some(ClusterRecord {
+                    plane,
+                    site,
+                    withdrawn: true,
+                    ..
+                }) => Registration::Withdrawn { plane, site },
+                Some(ClusterRecord { plane, uid, site, .. }) => Registration::Registered { plane, uid, site },
             };
         }
         let mut journals = left.journals;

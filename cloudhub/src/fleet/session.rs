@@ -241,6 +241,8 @@ impl Run<'_> {
                 return Ok(None);
             }
         };
+        // It is back: what it should hold is to be what it should hold now.
+        fleet.writer.place(&self.node);
         let (source, inventory) = fleet.index.subscribe(&self.node, self.epoch, &live.outbox);
         let cursors = journals.cursors();
         for one in said {
@@ -400,10 +402,8 @@ impl Work<'_> {
     /// Whether what is reported under this key is of a device or a Work of this gateway.
     fn owned(&self, key: &Key) -> bool {
         if let Some(ObservedKey::Work { namespace, name }) = observed_key(key) {
-            let known = self.run.fleet.index.work_facts(namespace, name);
-            return known
-                .and_then(|(owner, _)| owner)
-                .is_some_and(|owner| owner == self.live.node);
+            let index = &self.run.fleet.index;
+            return index.work_facts(namespace, name).is_some() && index.is_for(namespace, &self.live.node);
         }
         let (Some(ObservedKey::Status { namespace, name }) | Some(ObservedKey::Twins { namespace, name })) =
             observed_key(key)
@@ -531,9 +531,7 @@ impl Work<'_> {
             ObservedKey::Cluster { .. } => Err(no("that is another gateway's Cluster", false)),
             ObservedKey::Work { namespace, .. } => match body {
                 None => Ok(Job::WorkGone { node }),
-                Some(body) if self.run.fleet.index.node_of_works(namespace).as_ref() == Some(&node) => {
-                    Ok(Job::Work { node, body, hash })
-                }
+                Some(body) if self.run.fleet.index.is_for(namespace, &node) => Ok(Job::Work { node, body, hash }),
                 Some(_) => Err(no("the Work is not this gateway's", true)),
             },
         }

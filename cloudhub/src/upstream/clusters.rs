@@ -1,4 +1,4 @@
-//! What a Cluster says of the gateway it stands for: made from what is known of the gateway and its connection. Pure.
+//! What a Cluster says of the gateway or the site it stands for: made from what is known of it. Pure.
 //!
 //! A Cluster's spec has parts of several hands: the hub's (identity, place, labels and taints it was told), the control plane's (its own
 //! taints, models), people's. Only the hub's are written, and noted, so that what is asked for no more goes and everything else stays.
@@ -10,7 +10,10 @@ use proto::Hash;
 use serde_json::{Map, Value, json};
 
 use super::body::Body;
-use super::works::{ClusterEntry, GATEWAY, canonical};
+use federation::names::CLUSTER_FINALIZER;
+
+use super::sites::SITE;
+use super::works::{ClusterEntry, GATEWAY, Stands, canonical};
 
 /// On a Cluster: the taints that the hub put there, as JSON.
 const TAINTS: &str = "kurator.dev/taints";
@@ -30,13 +33,15 @@ pub(crate) struct Endpoint {
     pub(crate) impersonator: String,
 }
 
-/// What is known of a gateway that its Cluster says.
+/// What is known of a gateway or a site that its Cluster says.
 #[derive(Clone, Debug)]
-pub(crate) struct GatewayFacts<'a> {
-    pub(crate) node: &'a str,
-    /// The gateway's identity: a URI.
+pub(crate) struct Facts<'a> {
+    pub(crate) stands: Stands,
+    /// Its identity: a URI.
     pub(crate) id: String,
     pub(crate) labels: BTreeMap<String, Value>,
+    /// Where a site's gateways are; empty, the labels say it.
+    pub(crate) zones: Vec<String>,
     /// `[{key, value?, effect}]`
     pub(crate) taints: Vec<Value>,
     pub(crate) endpoint: Option<&'a Endpoint>,
@@ -51,13 +56,17 @@ pub(crate) enum Reach {
     Unsettled,
 }
 
-impl GatewayFacts<'_> {
+impl Facts<'_> {
     /// A Cluster that is not there yet.
     pub(crate) fn new_cluster(&self, name: &str) -> Value {
+        let (note, of) = match &self.stands {
+            Stands::Gateway(node) => (GATEWAY, node),
+            Stands::Site(site) => (SITE, site),
+        };
         let mut cluster = json!({
             "apiVersion": "cluster.karmada.io/v1alpha1",
             "kind": "Cluster",
-            "metadata": {"name": name, "annotations": {GATEWAY: self.node}},
+            "metadata": {"name": name, "annotations": {note: &**of}},
             "spec": {"syncMode": "Pull"},
         });
         self.put(&mut cluster);
@@ -69,7 +78,8 @@ impl GatewayFacts<'_> {
         super::writer::put_labels(cluster, self.labels.clone());
         let label = |names: [&str; 2]| names.into_iter().find_map(|n| self.labels.get(n)?.as_str());
         let region = label(["topology.kubernetes.io/region", "region"]);
-        let zone = label(["topology.kubernetes.io/zone", "zone"]);
+        let zone = label(["topology.kubernetes.io/zone", "zone"]).map(|zone| vec![zone.to_owned()]);
+        let zones = Some(self.zones.clone()).filter(|zones| !zones.is_empty()).or(zone);
         let provider = label(["kurator.dev/provider", "provider"]);
         let spec = super::writer::member(cluster, "spec");
         let mut set = |field: &str, value: Option<Value>| {
@@ -80,14 +90,12 @@ impl GatewayFacts<'_> {
         set("id", Some(self.id.as_str().into()));
         // What nobody says here is left as somebody may have set it by hand.
         set("region", region.map(Value::from));
-        set("zones", zone.map(|zone| json!([zone])));
+        set("zones", zones.map(Value::from));
         set("provider", provider.map(Value::from));
         if let Some(endpoint) = self.endpoint {
             let secret = |name: &str| json!({"namespace": CLUSTER_NAMESPACE, "name": name});
-            set(
-                "apiEndpoint",
-                Some(format!("{}/clusters/{}", endpoint.url, self.node).into()),
-            );
+            let (Stands::Gateway(of) | Stands::Site(of)) = &self.stands;
+            set("apiEndpoint", Some(format!("{}/clusters/{of}", endpoint.url).into()));
             set("secretRef", Some(secret(&endpoint.secret)));
             set("impersonatorSecretRef", Some(secret(&endpoint.impersonator)));
         }
@@ -196,16 +204,26 @@ fn reported_of(status: &Value) -> Option<Value> {
 /// The mark of a Cluster as the API has it.
 pub(crate) fn mark(key: &str, entry: &ClusterEntry, object: &Value) -> Option<(Arc<str>, Hash)> {
     let report = reported_of(object.get("status")?)?;
-    Some((Arc::clone(&entry.node), Body::new(key, canonical(&report)).hash))
+    Some((
+        Arc::clone(entry.stands.gateway()?),
+        Body::new(key, canonical(&report)).hash,
+    ))
+}
+
+/// Whether what stands above has made room for the cluster's Works.
+pub(crate) fn is_taken_in(cluster: &Value) -> bool {
+    let finalizers = cluster["metadata"]["finalizers"].as_array();
+    finalizers.is_some_and(|all| all.iter().any(|f| f == CLUSTER_FINALIZER))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn facts(labels: &[(&str, &str)], taints: Value) -> GatewayFacts<'static> {
-        GatewayFacts {
-            node: "gw-1",
+    fn facts(labels: &[(&str, &str)], taints: Value) -> Facts<'static> {
+        Facts {
+            stands: Stands::Gateway("gw-1".into()),
+            zones: Vec::new(),
             id: "spiffe://example/node/gw-1".to_owned(),
             labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).into())).collect(),
             taints: taints.as_array().cloned().unwrap_or_default(),

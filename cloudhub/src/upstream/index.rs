@@ -10,7 +10,8 @@ use proto::{Hash, Inventory, SourceSet};
 use super::body::{Body, ObservedKey, observed_key, reported_of};
 use super::desired::{Delta, Desired, DeviceEntry, Name};
 use super::observed::Observed;
-use super::works::{ClusterEntry, Effects, WorkEntry, WorkFacts, Works};
+use super::sites::{Due, NodeFacts, Place, SiteView};
+use super::works::{ClusterEntry, Effects, Look, Stands, Taken, WorkEntry, WorkFacts, Works};
 use crate::fleet::Outbox;
 
 #[derive(Debug, Default)]
@@ -29,6 +30,14 @@ struct State {
 #[derive(Debug, Default)]
 pub(crate) struct Index(Mutex<State>);
 
+impl Touched {
+    fn add(&mut self, more: Self) {
+        self.attend.extend(more.attend);
+        self.look.extend(more.look);
+        self.sites.extend(more.sites);
+    }
+}
+
 /// What a person needs to know about a device to ask where its edit is.
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceFacts {
@@ -36,7 +45,23 @@ pub(crate) struct DeviceFacts {
     pub(crate) model: Option<Body>,
 }
 
+/// What a change leaves to be done.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Touched {
+    /// Works that the hub has to write something on.
+    pub(crate) attend: Vec<Arc<str>>,
+    /// Works of sites whose merged status may not be what it was.
+    pub(crate) look: Vec<Arc<str>>,
+    /// Sites whose Cluster may say something old.
+    pub(crate) sites: Vec<Arc<str>>,
+}
+
 impl Index {
+    /// How long a member of a site may be away where its Cluster says nothing, in milliseconds; and the time.
+    pub(crate) fn begin(&self, now: u64, reschedule_after: Option<u64>) {
+        self.lock().works.sites.begin(now, reschedule_after);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -55,6 +80,10 @@ impl Index {
                     outbox.lost(key);
                 }
             }
+            if delta.joined && matches!(observed_key(&delta.key), Some(ObservedKey::Work { .. })) {
+                // What was said of it before, if it was there before, was not taken.
+                outbox.lost(Arc::clone(&delta.key));
+            }
             outbox.change(delta.key, delta.body);
         }
     }
@@ -70,8 +99,13 @@ impl Index {
         for (key, body) in state.desired.set(node).into_iter().chain(state.works.set(node)) {
             source.put_hashed(key, body.hash, body.bytes);
         }
-        let inventory = state.observed.inventory(node).into_iter().collect();
-        (source, inventory)
+        let mut inventory = state.observed.inventory(node);
+        if state.works.sites.site_of(node).is_some() {
+            // What a Cluster of its own was told is of no use to the site's.
+            inventory.remove(&*super::body::key(super::body::CLUSTERS, "clusters", "", node));
+        }
+        inventory.extend(state.works.held_of(node));
+        (source, inventory.into_iter().collect())
     }
 
     /// The session ended.
@@ -105,21 +139,138 @@ impl Index {
         nodes
     }
 
-    /// See [`Works::cluster`]. The Works that the hub has to write something on are returned.
-    pub(crate) fn cluster(&self, name: &Arc<str>, now: Option<ClusterEntry>) -> Vec<Arc<str>> {
+    /// See [`Works::cluster`].
+    pub(crate) fn cluster(&self, name: &Arc<str>, now: Option<ClusterEntry>) -> Touched {
         let mut state = self.lock();
-        let effects = state.works.cluster(name, now);
+        let effects = state.works.cluster(name, now, daemon::clock::wall_ms());
         Self::take(&mut state, effects)
     }
 
-    /// See [`Works::work`]. The same is returned.
-    pub(crate) fn work(&self, name: &Name, now: Option<WorkEntry>, revision: u64) -> Vec<Arc<str>> {
+    /// See [`Works::work`].
+    pub(crate) fn work(&self, name: &Name, now: Option<WorkEntry>, revision: u64) -> Touched {
         let mut state = self.lock();
         let effects = state.works.work(name, now, revision);
         Self::take(&mut state, effects)
     }
 
-    fn take(state: &mut State, effects: Effects) -> Vec<Arc<str>> {
+    /// See [`Works::place`].
+    pub(crate) fn place(&self, node: &Arc<str>, place: Option<Place>) -> Touched {
+        let mut state = self.lock();
+        let effects = state.works.place(node, place, daemon::clock::wall_ms());
+        Self::take(&mut state, effects)
+    }
+
+    /// See [`Works::placed`].
+    pub(crate) fn placed(&self) -> Touched {
+        let mut state = self.lock();
+        let effects = state.works.placed();
+        Self::take(&mut state, effects)
+    }
+
+    /// What a Node says of where it is; `None` when it is gone.
+    pub(crate) fn node(&self, node: &Arc<str>, facts: Option<NodeFacts>) -> Touched {
+        let mut state = self.lock();
+        let told = match facts {
+            Some(facts) => state.works.sites.node(node, Some(facts)),
+            None => state.works.sites.forget_node(node),
+        };
+        let effects = state.works.node_told(told);
+        Self::take(&mut state, effects)
+    }
+
+    /// A gateway that is away was last seen at this time.
+    pub(crate) fn last_seen(&self, node: &Arc<str>, at: u64) {
+        self.lock().works.sites.last_seen(node, at);
+    }
+
+    /// See [`Works::said`].
+    pub(crate) fn said(&self, node: &Arc<str>, key: &str, hash: Hash, body: Option<&bytes::Bytes>) -> Taken {
+        self.lock().works.said(node, key, hash, body)
+    }
+
+    /// See [`Works::look`].
+    pub(crate) fn look(&self, namespace: &str, name: &str, settled: bool) -> Look {
+        let now = daemon::clock::wall_ms();
+        self.lock().works.look(namespace, name, settled, now)
+    }
+
+    /// See [`Works::wrote`].
+    pub(crate) fn wrote(&self, (namespace, name): (&str, &str), hash: Hash, reported: Option<Hash>, revision: u64) {
+        self.lock().works.wrote(namespace, name, hash, reported, revision);
+    }
+
+    /// The site that a gateway is in.
+    pub(crate) fn site_of(&self, node: &str) -> Option<Arc<str>> {
+        self.lock().works.sites.site_of(node).cloned()
+    }
+
+    /// What the Cluster of a site is made from, once all gateways are placed.
+    pub(crate) fn site(&self, site: &str, settled: bool) -> Option<(SiteView, Option<ClusterEntry>)> {
+        let mut state = self.lock();
+        if !state.works.sites.is_complete() {
+            return None;
+        }
+        let view = state.works.sites.view(site, settled, daemon::clock::wall_ms())?;
+        let entry = view.cluster.as_ref().and_then(|c| state.works.entry(c)).cloned();
+        Some((view, entry))
+    }
+
+    /// Whether a Cluster stands for a gateway, or for the site that it is in.
+    pub(crate) fn has_cluster(&self, node: &str) -> bool {
+        let state = self.lock();
+        let sites = &state.works.sites;
+        match sites.site_of(node) {
+            Some(site) => sites.get(site).is_some_and(|site| site.cluster().is_some()),
+            None => state.works.cluster_of_node(node).is_some(),
+        }
+    }
+
+    /// The gateways of a site.
+    pub(crate) fn members(&self, site: &str) -> Vec<Arc<str>> {
+        let state = self.lock();
+        let site = state.works.sites.get(site);
+        site.map(|site| site.names().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The name of a site's Cluster is taken.
+    pub(crate) fn refuse_site(&self, site: &str, why: &str) {
+        self.lock().works.sites.refuse(site, why);
+    }
+
+    /// A member is on record as standing behind its site's Cluster.
+    pub(crate) fn registered(&self, site: &str, node: &str) {
+        self.lock().works.sites.registered(site, node);
+    }
+
+    /// Whether a site's Cluster is to be looked at now; else it will be soon.
+    pub(crate) fn look_at_site(&self, site: &Arc<str>, urgent: bool) -> bool {
+        self.lock().works.sites.look(site, urgent, daemon::clock::wall_ms())
+    }
+
+    /// What is due by now.
+    pub(crate) fn due(&self) -> Touched {
+        let now = daemon::clock::wall_ms();
+        let mut state = self.lock();
+        let mut touched = Touched::default();
+        for due in state.works.sites.due(now) {
+            match due {
+                Due::Site(site) => touched.sites.push(site),
+                Due::Work(key) => touched.look.push(key),
+                Due::Lapse(node) => {
+                    let effects = state.works.lapse(&node, now);
+                    touched.add(Self::take(&mut state, effects));
+                }
+            }
+        }
+        touched
+    }
+
+    fn take(state: &mut State, effects: Effects) -> Touched {
+        for (node, key) in effects.lost {
+            if let Some((_, outbox)) = state.listeners.get(&node) {
+                outbox.lost(key);
+            }
+        }
         Self::tell(state, effects.deltas);
         for (key, mark, revision) in effects.marks {
             // The writer's own writes are known before the watch tells of them.
@@ -132,14 +283,18 @@ impl Index {
             let altered = held.is_some() && held != mark;
             Self::put_mark(state, &key, mark.filter(|_| !altered), revision);
         }
-        effects.attend
+        Touched {
+            attend: effects.attend,
+            look: effects.look,
+            sites: effects.sites,
+        }
     }
 
     /// A list of all Works was seen.
     pub(crate) fn works_listed(&self, seen: &HashSet<Name>) {
         let gone = self.lock().works.missing(seen);
         for name in gone {
-            self.work(&name, None, 0);
+            drop(self.work(&name, None, 0));
         }
     }
 
@@ -148,7 +303,7 @@ impl Index {
         let gone = self.lock().works.clusters_missing(seen);
         let without = |name: Arc<str>| {
             let was = self.cluster_entry(&name);
-            self.cluster(&name, None);
+            drop(self.cluster(&name, None));
             (name, was)
         };
         gone.into_iter().map(without).collect()
@@ -167,13 +322,13 @@ impl Index {
     }
 
     /// See [`Works::facts`].
-    pub(crate) fn work_facts(&self, namespace: &str, name: &str) -> Option<(Option<Arc<str>>, WorkFacts)> {
+    pub(crate) fn work_facts(&self, namespace: &str, name: &str) -> Option<(Option<Stands>, WorkFacts)> {
         self.lock().works.facts(namespace, name)
     }
 
-    /// The gateway whose Works are in this namespace.
-    pub(crate) fn node_of_works(&self, namespace: &str) -> Option<Arc<str>> {
-        self.lock().works.node_of(namespace)
+    /// See [`Works::is_for`].
+    pub(crate) fn is_for(&self, namespace: &str, node: &str) -> bool {
+        self.lock().works.is_for(namespace, node)
     }
 
     /// All Clusters that stand for gateways, by name. Those that are being deleted too: while somebody speaks for one, its gateway is waited
@@ -250,7 +405,7 @@ impl Index {
             Some(ObservedKey::Work { namespace, name }) => state
                 .works
                 .facts(namespace, name)
-                .is_some_and(|(owner, _)| owner.as_ref() == Some(&node)),
+                .is_some_and(|(owner, _)| owner == Some(Stands::Gateway(Arc::clone(&node)))),
             _ => true,
         };
         if wanted && let Some((_, outbox)) = state.listeners.get(&node) {

@@ -22,8 +22,8 @@ pub(crate) trait Presences: Send + Sync + std::fmt::Debug {
     fn enrolled(&self, node: &str) -> bool;
     /// Whether those who are not connected had time enough to come back since the hub was started.
     fn settled(&self) -> bool;
-    /// Notes that this Cluster of this control plane stands for the node.
-    fn register(&self, node: &str, plane: &Arc<str>, uid: &str) -> Recorded;
+    /// Notes that this Cluster of this control plane stands for the node, by itself or for the site it is in.
+    fn register(&self, node: &str, plane: &Arc<str>, uid: &str, site: Option<&Arc<str>>) -> Recorded;
     /// Notes that the Cluster was removed, if it is the one that stood for the node: it gets no other until it joins again.
     fn withdraw(&self, node: &str, plane: &Arc<str>, uid: &str) -> Recorded;
 }
@@ -37,10 +37,14 @@ pub(crate) enum Registration {
     /// It is not known there.
     #[default]
     None,
-    /// A Cluster of this control plane, by its uid, stands for it.
-    Registered { plane: Arc<str>, uid: Arc<str> },
-    /// Its Cluster was removed from this control plane.
-    Withdrawn(Arc<str>),
+    /// A Cluster of this control plane, by its uid, stands for it, or for the site.
+    Registered {
+        plane: Arc<str>,
+        uid: Arc<str>,
+        site: Option<Arc<str>>,
+    },
+    /// That Cluster was removed from this control plane.
+    Withdrawn { plane: Arc<str>, site: Option<Arc<str>> },
 }
 
 impl Registration {
@@ -48,13 +52,26 @@ impl Registration {
     pub(crate) fn is_on(&self, plane: &str) -> bool {
         match self {
             Self::None => false,
-            Self::Registered { plane: on, .. } | Self::Withdrawn(on) => **on == *plane,
+            Self::Registered { plane: on, .. } | Self::Withdrawn { plane: on, .. } => **on == *plane,
         }
+    }
+
+    /// The same for where the gateway stands now: that it stood elsewhere counts for nothing.
+    pub(crate) fn within(self, site: Option<&str>) -> Self {
+        match &self {
+            Self::Registered { site: of, .. } | Self::Withdrawn { site: of, .. } if of.as_deref() != site => Self::None,
+            _ => self,
+        }
+    }
+
+    /// Whether its Cluster was removed from this control plane.
+    pub(crate) fn is_withdrawn(&self, plane: &str) -> bool {
+        matches!(self, Self::Withdrawn { plane: from, .. } if **from == *plane)
     }
 
     /// Whether it is this one.
     pub(crate) fn is(&self, plane: &str, uid: &str) -> bool {
-        matches!(self, Self::Registered { plane: on, uid: as_ } if **on == *plane && **as_ == *uid)
+        matches!(self, Self::Registered { plane: on, uid: as_, .. } if **on == *plane && **as_ == *uid)
     }
 }
 

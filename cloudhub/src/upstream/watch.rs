@@ -21,7 +21,8 @@ use super::clusters;
 use super::desired::{DeviceEntry, Name};
 use super::index::Index;
 use super::queue::Urgency;
-use super::works::{ClusterEntry, WorkEntry};
+use super::sites::NodeFacts;
+use super::works::{ClusterEntry, Stands, WorkEntry};
 use super::writer::{Job, Writer, node_is_as_written};
 use crate::fleet::last_seen;
 
@@ -126,6 +127,13 @@ fn revision(meta: &ObjectMeta) -> u64 {
         .as_deref()
         .and_then(|t| t.parse().ok())
         .unwrap_or(0)
+}
+
+/// Wall clock, ms, when a gateway was last seen, out of the status of its EdgeNode; `None` when it was connected.
+fn away_since(status: &Value) -> Option<u64> {
+    let seen: jiff::Timestamp = status.get("lastSeen")?.as_str()?.parse().ok()?;
+    let away = status.get("connected").and_then(Value::as_bool) == Some(false);
+    u64::try_from(seen.as_millisecond()).ok().filter(|_| away)
 }
 
 /// A mark out of two annotations.
@@ -259,6 +267,9 @@ impl Watches {
                 if first && let Some(at) = object.data.get("status").and_then(last_seen) {
                     index.left_behind(Arc::clone(&node), at);
                 }
+                if first && let Some(at) = object.data.get("status").and_then(away_since) {
+                    index.last_seen(&node, at);
+                }
                 // Without its status: that is what the hub itself says about the gateway.
                 let bytes = body::desired_body(whole(object, "edge.kubeedge.io/v1", "EdgeNode"), false);
                 let body = Body::new(&key, bytes);
@@ -314,18 +325,23 @@ impl Watches {
             Told::ListBegins => seen = Some(HashSet::new()),
             Told::ListEnds => index.marks_listed("/nodes/", &seen.take().unwrap_or_default()),
             Told::Gone(object) => {
-                let key = body::key("", "nodes", "", &name(&object.metadata).1);
+                let name = name(&object.metadata).1;
+                let key = body::key("", "nodes", "", &name);
                 index.mark(&key, None, revision(&object.metadata));
+                writer.touched(index.node(&name, None));
             }
             Told::Now(object) => {
                 let (name, at) = (name(&object.metadata).1, revision(&object.metadata));
                 let key = body::key("", "nodes", "", &name);
+                let mark = mark(&object.metadata, OBSERVED, OBSERVED_FROM);
+                let node = whole(object, "v1", "Node");
                 if !index.known(&key, at) {
-                    index.mark(&key, mark(&object.metadata, OBSERVED, OBSERVED_FROM), at);
-                    if !node_is_as_written(&whole(object, "v1", "Node")) {
+                    index.mark(&key, mark, at);
+                    if !node_is_as_written(&node) {
                         writer.labels(&name);
                     }
                 }
+                writer.touched(index.node(&name, Some(NodeFacts::of(&node))));
                 if let Some(seen) = &mut seen {
                     seen.insert(key);
                 }
@@ -335,27 +351,26 @@ impl Watches {
 }
 
 impl Watches {
-    /// Clusters of this hub's gateways. The writer looks at those that say of a gateway what is not so.
+    /// Clusters of this hub's gateways and sites. The writer looks at those that say of them what is not so.
     fn clusters(&self) -> impl FnMut(Told<DynamicObject>) + Send + use<> {
         let (index, writer) = (Arc::clone(&self.index), self.writer.clone());
         let mut seen: Seen<Arc<str>> = None;
-        let attend = |writer: &Writer, works: Vec<Arc<str>>| works.iter().for_each(|key| writer.attend(key));
         move |told| match told {
             Told::ListBegins => seen = Some(HashSet::new()),
             Told::ListEnds => {
                 let seen: BTreeSet<_> = seen.take().unwrap_or_default().into_iter().collect();
                 for (_, was) in index.clusters_listed(&seen) {
                     if let Some(was) = was {
-                        writer.cluster_gone(&was.node, &was.uid);
+                        writer.stood_for(&was.stands, &was.uid);
                     }
                 }
             }
             Told::Gone(object) => {
                 let name = name(&object.metadata).1;
                 let was = index.cluster_entry(&name);
-                attend(&writer, index.cluster(&name, None));
+                writer.touched(index.cluster(&name, None));
                 if let Some(was) = was {
-                    writer.cluster_gone(&was.node, &was.uid);
+                    writer.stood_for(&was.stands, &was.uid);
                 }
             }
             Told::Now(object) => {
@@ -363,15 +378,26 @@ impl Watches {
                 let at = revision(&object.metadata);
                 let object = whole(object, "cluster.karmada.io/v1alpha1", "Cluster");
                 let entry = ClusterEntry::of(&object);
-                if let Some(entry) = &entry {
-                    let key = body::key(CLUSTERS, "clusters", "", &entry.node);
-                    if !index.known(&key, at) {
-                        index.mark(&key, clusters::mark(&key, entry, &object), at);
-                        // What waited for the finalizer may go on; a word of others on whether it is ready is looked at.
-                        writer.cluster(&entry.node);
+                // What waited for the finalizer may go on; a word of others on whether it is ready is looked at.
+                let site = match entry.as_ref().map(|entry| &entry.stands) {
+                    Some(Stands::Gateway(node)) => {
+                        let key = body::key(CLUSTERS, "clusters", "", node);
+                        if !index.known(&key, at) {
+                            let mark = entry.as_ref().and_then(|entry| clusters::mark(&key, entry, &object));
+                            index.mark(&key, mark, at);
+                            writer.cluster(node);
+                        }
+                        None
                     }
+                    Some(Stands::Site(site)) => Some(Arc::clone(site)),
+                    None => None,
+                };
+                let before = index.cluster_entry(&name);
+                let settled = before.is_some() && before == entry;
+                writer.touched(index.cluster(&name, entry));
+                if let Some(site) = site {
+                    writer.site(&site, !settled);
                 }
-                attend(&writer, index.cluster(&name, entry));
                 if let Some(seen) = &mut seen {
                     seen.insert(name);
                 }
@@ -390,9 +416,7 @@ impl Watches {
                 let (name, at) = (name(&object.metadata), revision(&object.metadata));
                 let object = whole(object, "work.karmada.io/v1alpha1", "Work");
                 let entry = WorkEntry::of(&name.0, &name.1, object);
-                for key in index.work(&name, Some(entry), at) {
-                    writer.attend(&key);
-                }
+                writer.touched(index.work(&name, Some(entry), at));
                 if let Some(seen) = &mut seen {
                     seen.insert(name);
                 }

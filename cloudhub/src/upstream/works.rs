@@ -1,7 +1,11 @@
-//! The Works of all clusters: which gateway each is for, what that gateway gets of it, and what is known of its status. Pure: fed from the
-//! watches of Clusters and Works, it answers with the differences in gateways' sets.
+//! The Works of all clusters: which gateway or site each is for, what gateways get of it, and what is known of its status. Pure: fed from the
+//! watches of Clusters and Works, it answers with the differences in gateways' sets. What is divided among the gateways of a site is in
+//! [`spread`].
 //!
-//! Of a Cluster only those are looked at that a hub made for one of its gateways ([`GATEWAY`]); Works of any other are somebody else's.
+//! Of a Cluster only those are looked at that a hub made for one of its gateways ([`GATEWAY`]) or sites ([`SITE`]); Works of any other are
+//! somebody else's.
+
+mod spread;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -10,8 +14,13 @@ use federation::names::{CLUSTER_FINALIZER, DELETING, EXECUTION_FINALIZER, cluste
 use proto::Hash;
 use serde_json::{Map, Value, json};
 
+use self::spread::Parts;
 use super::body::{self, Body, WORKS};
 use super::desired::{Delta, Name};
+use super::sites::{RESCHEDULE_AFTER, SITE, Sites};
+use crate::config::Span;
+
+pub(crate) use self::spread::{Look, Taken};
 
 /// Annotation of a Cluster that a hub made: the gateway it stands for.
 pub(crate) const GATEWAY: &str = "kurator.dev/gateway";
@@ -48,6 +57,11 @@ pub(crate) struct WorkFacts {
 }
 
 impl WorkFacts {
+    /// Whether the hub itself has something to write on it.
+    pub(crate) fn needs_attention(&self) -> bool {
+        !self.deleting && (!self.finalized || self.too_large || self.dispatching_is_wrong())
+    }
+
     /// That a Work is on its way is said with the gateway's first report; that it is held back, or is so no more, at once.
     fn dispatching_is_wrong(&self) -> bool {
         match &self.dispatching {
@@ -67,11 +81,28 @@ pub(crate) struct WorkEntry {
     pub(crate) reported: Option<Hash>,
 }
 
+/// What a Cluster stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stands {
+    Gateway(Arc<str>),
+    Site(Arc<str>),
+}
+
+impl Stands {
+    pub(crate) fn gateway(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Gateway(node) => Some(node),
+            Self::Site(_) => None,
+        }
+    }
+}
+
 /// A Cluster as the watch tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClusterEntry {
-    /// The gateway it stands for.
-    pub(crate) node: Arc<str>,
+    pub(crate) stands: Stands,
+    /// Of a site: how long a member may be away, in milliseconds; the largest number for ever.
+    pub(crate) reschedule_after: Option<u64>,
     pub(crate) uid: Arc<str>,
     pub(crate) deleting: bool,
     /// What stands above has made room for its Works.
@@ -87,6 +118,8 @@ struct Work {
     facts: WorkFacts,
     reported: Option<Hash>,
     revision: u64,
+    /// What the gateways of a site get of it, when it is for one.
+    parts: Option<Box<Parts>>,
 }
 
 /// What a change of a Cluster or a Work means.
@@ -98,6 +131,12 @@ pub(crate) struct Effects {
     pub(crate) marks: Vec<(Arc<str>, Option<(Arc<str>, Hash)>, u64)>,
     /// Works that the hub itself has to write something on.
     pub(crate) attend: Vec<Arc<str>>,
+    /// Works of sites whose merged status may not be what it was.
+    pub(crate) look: Vec<Arc<str>>,
+    /// Observed entries that the hub holds no more: gateway, key.
+    pub(crate) lost: Vec<(Arc<str>, Arc<str>)>,
+    /// Sites whose Cluster may say something old.
+    pub(crate) sites: Vec<Arc<str>>,
 }
 
 /// The Works.
@@ -107,6 +146,7 @@ pub(crate) struct Works {
     nodes: HashMap<Arc<str>, Arc<str>>,
     /// Execution namespace -> name -> Work.
     works: HashMap<Arc<str>, BTreeMap<Arc<str>, Work>>,
+    pub(super) sites: Sites,
 }
 
 impl Work {
@@ -116,35 +156,59 @@ impl Work {
     }
 
     fn needs_attention(&self) -> bool {
-        let facts = &self.facts;
-        !facts.deleting && (!facts.finalized || facts.too_large || facts.dispatching_is_wrong())
+        self.facts.needs_attention()
     }
 }
 
 impl Works {
     /// A Cluster of this name appeared, changed, or (`None`) is gone, or is none of this hub's.
-    pub(crate) fn cluster(&mut self, name: &Arc<str>, now: Option<ClusterEntry>) -> Effects {
-        let node = |entry: &Option<ClusterEntry>| entry.as_ref().map(|e| Arc::clone(&e.node));
-        let was = match now.clone() {
+    pub(crate) fn cluster(&mut self, name: &Arc<str>, now: Option<ClusterEntry>, at: u64) -> Effects {
+        let is = now.as_ref().map(|e| (e.stands.clone(), e.reschedule_after));
+        let was = match now {
             Some(entry) => self.clusters.insert(Arc::clone(name), entry),
             None => self.clusters.remove(name),
         };
-        let (was, now) = (node(&was), node(&now));
+        let was = was.map(|e| (e.stands, e.reschedule_after));
         let mut effects = Effects::default();
-        if was == now {
+        if was == is {
             return effects;
         }
-        if let Some(was) = &was
-            && self.nodes.get(was).is_some_and(|cluster| cluster == name)
-        {
-            self.nodes.remove(was);
-        }
-        if let Some(now) = &now {
-            self.nodes.insert(Arc::clone(now), Arc::clone(name));
+        let (was, is) = (was.unzip(), is.unzip());
+        if was.0 == is.0 {
+            if let Some(Stands::Site(site)) = &is.0 {
+                let placed = self.sites.set_cluster(site, Some(name), is.1.flatten(), at);
+                self.divided_anew(site, placed, &mut effects);
+            }
+            return effects;
         }
         let namespace = federation::names::execution_namespace(name);
-        for work in self.works.get(&*namespace).into_iter().flat_map(BTreeMap::values) {
-            effects.moved(work, was.as_ref(), now.as_ref());
+        match &was.0 {
+            None => {}
+            Some(Stands::Gateway(node)) => {
+                if self.nodes.get(node).is_some_and(|cluster| cluster == name) {
+                    self.nodes.remove(node);
+                }
+                for work in self.works.get(&*namespace).into_iter().flat_map(BTreeMap::values) {
+                    effects.moved(work, Some(node), None);
+                }
+            }
+            Some(Stands::Site(site)) => {
+                self.site_is_without(&namespace, site, &mut effects);
+                self.sites.set_cluster(site, None, None, at);
+            }
+        }
+        match &is.0 {
+            None => {}
+            Some(Stands::Gateway(node)) => {
+                self.nodes.insert(Arc::clone(node), Arc::clone(name));
+                for work in self.works.get(&*namespace).into_iter().flat_map(BTreeMap::values) {
+                    effects.moved(work, None, Some(node));
+                }
+            }
+            Some(Stands::Site(site)) => {
+                self.sites.set_cluster(site, Some(name), is.1.flatten(), at);
+                self.site_has(&namespace, site, &mut effects);
+            }
         }
         effects
     }
@@ -152,42 +216,33 @@ impl Works {
     /// A Work appeared, changed, or (`None`) is gone.
     pub(crate) fn work(&mut self, name: &Name, now: Option<WorkEntry>, revision: u64) -> Effects {
         let mut effects = Effects::default();
-        let node = self.node_of(&name.0);
+        let stands = self.stands(&name.0).cloned();
         let slot = self.works.entry(Arc::clone(&name.0)).or_default();
         let was = slot.remove(&name.1);
-        if let Some(entry) = now {
-            let work = Work {
-                key: entry.key,
-                body: entry.body,
-                facts: entry.facts,
-                reported: entry.reported,
-                revision,
-            };
-            if let Some(node) = &node {
-                let sent = was.as_ref().filter(|w| w.is_sent()).map(|w| &w.body);
-                if work.is_sent() && sent != Some(&work.body) {
-                    effects.deltas.push(Delta {
-                        node: Arc::clone(node),
-                        key: Arc::clone(&work.key),
-                        body: Some(work.body.clone()),
-                        joined: sent.is_none(),
-                    });
-                } else if !work.is_sent() && sent.is_some() {
-                    effects.deltas.push(left(node, &work.key));
-                }
-                effects.mark(&work, Some(node));
-                if work.needs_attention() {
-                    effects.attend.push(Arc::clone(&work.key));
-                }
+        let work = now.map(|entry| Work {
+            key: entry.key,
+            body: entry.body,
+            facts: entry.facts,
+            reported: entry.reported,
+            revision,
+            parts: None,
+        });
+        match stands {
+            Some(Stands::Site(site)) => {
+                let work = self.work_of_site(&site, was, work, &mut effects);
+                let slot = self.works.entry(Arc::clone(&name.0)).or_default();
+                slot.extend(work.map(|work| (Arc::clone(&name.1), work)));
             }
-            slot.insert(Arc::clone(&name.1), work);
-        } else if let Some(was) = was {
-            if let Some(node) = &node
-                && was.is_sent()
-            {
-                effects.deltas.push(left(node, &was.key));
+            Some(Stands::Gateway(node)) => {
+                effects.changed(was.as_ref(), work.as_ref(), &node);
+                slot.extend(work.map(|work| (Arc::clone(&name.1), work)));
             }
-            effects.marks.push((was.key, None, 0));
+            None => {
+                if work.is_none() {
+                    effects.marks.extend(was.map(|was| (was.key, None, 0)));
+                }
+                slot.extend(work.map(|work| (Arc::clone(&name.1), work)));
+            }
         }
         if self.works.get(&name.0).is_some_and(BTreeMap::is_empty) {
             self.works.remove(&name.0);
@@ -195,10 +250,19 @@ impl Works {
         effects
     }
 
-    /// The gateway whose Works are in this namespace.
-    pub(crate) fn node_of(&self, namespace: &str) -> Option<Arc<str>> {
+    /// What the Cluster stands for whose Works are in this namespace.
+    fn stands(&self, namespace: &str) -> Option<&Stands> {
         let cluster = self.clusters.get(cluster_of(namespace)?)?;
-        Some(Arc::clone(&cluster.node))
+        Some(&cluster.stands)
+    }
+
+    /// Whether the Works of this namespace are for this gateway, or for the site that it is in.
+    pub(crate) fn is_for(&self, namespace: &str, node: &str) -> bool {
+        match self.stands(namespace) {
+            Some(Stands::Gateway(of)) => **of == *node,
+            Some(Stands::Site(site)) => self.sites.site_of(node) == Some(site),
+            None => false,
+        }
     }
 
     /// Name and state of the Cluster that stands for a gateway.
@@ -217,10 +281,10 @@ impl Works {
         self.clusters.iter()
     }
 
-    /// What is known of a Work, with the gateway it is for.
-    pub(crate) fn facts(&self, namespace: &str, name: &str) -> Option<(Option<Arc<str>>, WorkFacts)> {
+    /// What is known of a Work, with what it is for.
+    pub(crate) fn facts(&self, namespace: &str, name: &str) -> Option<(Option<Stands>, WorkFacts)> {
         let work = self.works.get(namespace)?.get(name)?;
-        Some((self.node_of(namespace), work.facts.clone()))
+        Some((self.stands(namespace).cloned(), work.facts.clone()))
     }
 
     /// Every Work that `node` should hold.
@@ -232,6 +296,7 @@ impl Works {
             .flat_map(BTreeMap::values)
             .filter(|work| work.is_sent())
             .map(|work| (Arc::clone(&work.key), work.body.clone()))
+            .chain(self.parts(node))
     }
 
     /// Works that are known but not in `seen`: gone while nobody was watching.
@@ -264,6 +329,32 @@ fn left(node: &Arc<str>, key: &Arc<str>) -> Delta {
 }
 
 impl Effects {
+    /// A Work of a gateway changed.
+    fn changed(&mut self, was: Option<&Work>, now: Option<&Work>, node: &Arc<str>) {
+        let sent = was.filter(|w| w.is_sent()).map(|w| &w.body);
+        let Some(work) = now else {
+            if let Some(was) = was {
+                self.deltas.extend(sent.map(|_| left(node, &was.key)));
+                self.marks.push((Arc::clone(&was.key), None, 0));
+            }
+            return;
+        };
+        if work.is_sent() && sent != Some(&work.body) {
+            self.deltas.push(Delta {
+                node: Arc::clone(node),
+                key: Arc::clone(&work.key),
+                body: Some(work.body.clone()),
+                joined: sent.is_none(),
+            });
+        } else if !work.is_sent() && sent.is_some() {
+            self.deltas.push(left(node, &work.key));
+        }
+        self.mark(work, Some(node));
+        if work.needs_attention() {
+            self.attend.push(Arc::clone(&work.key));
+        }
+    }
+
     /// A Work is for another gateway than before, because its Cluster is.
     fn moved(&mut self, work: &Work, was: Option<&Arc<str>>, now: Option<&Arc<str>>) {
         if let Some(was) = was.filter(|_| work.is_sent()) {
@@ -341,15 +432,29 @@ impl WorkEntry {
 }
 
 impl ClusterEntry {
-    /// Reads a Cluster as the API has it; `None` when it is none of a hub's gateways.
+    /// Reads a Cluster as the API has it; `None` when it is none of a hub's gateways or sites.
     pub(crate) fn of(object: &Value) -> Option<Self> {
         let metadata = object.get("metadata")?;
-        let node = metadata.get("annotations")?.get(GATEWAY)?.as_str()?;
+        let notes = metadata.get("annotations")?;
+        let note = |name: &str| notes.get(name).and_then(Value::as_str);
+        let stands = match (note(GATEWAY), note(SITE)) {
+            (Some(node), _) => Stands::Gateway(Arc::from(node)),
+            // A site has one, and it is found by its name.
+            (None, Some(site)) if metadata["name"] == *federation::names::cluster_name(site) => {
+                Stands::Site(Arc::from(site))
+            }
+            _ => return None,
+        };
+        let reschedule_after = note(RESCHEDULE_AFTER).and_then(|text| match text.trim() {
+            "never" => Some(u64::MAX),
+            text => u64::try_from(text.parse::<Span>().ok()?.0.as_millis()).ok(),
+        });
         let finalizers = metadata.get("finalizers").and_then(Value::as_array);
         let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
         let ready = conditions.and_then(|all| all.iter().find(|c| c["type"] == "Ready"));
         Some(Self {
-            node: Arc::from(node),
+            stands,
+            reschedule_after,
             uid: Arc::from(metadata.get("uid").and_then(Value::as_str).unwrap_or_default()),
             deleting: metadata.get("deletionTimestamp").is_some_and(|t| !t.is_null()),
             finalized: finalizers.is_some_and(|all| all.iter().any(|f| f == CLUSTER_FINALIZER)),
@@ -364,7 +469,7 @@ pub(crate) fn canonical(report: &Value) -> Vec<u8> {
 }
 
 /// A Work's status in the form in which a gateway reports it: without times, and without what the hub says.
-fn reported_of(status: &Value) -> Option<Value> {
+pub(crate) fn reported_of(status: &Value) -> Option<Value> {
     let conditions = status.get("conditions").and_then(Value::as_array);
     let applied = conditions.and_then(|all| all.iter().find(|c| c["type"] == "Applied"));
     let manifests = status.get("manifestStatuses").and_then(Value::as_array);

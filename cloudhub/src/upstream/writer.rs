@@ -7,6 +7,7 @@
 mod clusters;
 mod jobs;
 mod nodes;
+mod sites;
 
 pub(crate) use clusters::UNREACHABLE_AFTER;
 pub(in crate::upstream) use jobs::member;
@@ -67,6 +68,10 @@ pub(crate) enum Job {
     WorkGone { node: Arc<str> },
     /// The hub has something to say of a Work itself.
     Attend,
+    /// What the members of a site say of a Work may be another thing than its status, and the hub may have something to say too.
+    Merge,
+    /// The Cluster of a site, looked up when written.
+    Site { site: Arc<str> },
 }
 
 /// Where Clusters and Works are, and what is said there of how to reach a gateway.
@@ -105,7 +110,9 @@ impl Job {
             | Self::EdgeNode { .. }
             | Self::Cluster { .. }
             | Self::ClusterGone { .. }
-            | Self::Attend => false,
+            | Self::Attend
+            | Self::Merge
+            | Self::Site { .. } => false,
         }
     }
 }
@@ -126,7 +133,7 @@ impl Merge for Job {
                 },
             ) => Self::Cluster { observed },
             // A report says the hub's part too.
-            (report @ Self::Work { .. }, Self::Attend) => report,
+            (report @ (Self::Work { .. } | Self::Merge), Self::Attend) => report,
             (report @ Self::Work { .. }, Self::WorkGone { node }) if !report.is_of(&node) => report,
             // A gateway takes back only what is its own, not what another reports by now.
             (reported @ Self::Status { .. }, Self::StatusGone { node }) if !reported.is_of(&node) => reported,
@@ -241,14 +248,23 @@ impl Writer {
     /// node any more. Asked and queued in one step: a newer session enters before it hands anything in, so a job of an older one is
     /// before all of the newer's in the queue or nowhere.
     pub(crate) fn report(&self, (node, epoch): (&str, u64), key: &Key, job: Job, waiter: Arc<Batch>) -> bool {
-        let current = {
+        let (current, taken) = {
             let mut queue = self.0.lock();
-            let current = self.0.presences.epoch(node) == Some(epoch);
-            if current {
-                queue.submit(key, job, Some(waiter), Urgency::Now);
+            if self.0.presences.epoch(node) == Some(epoch) {
+                match self.take_in(node, key, job) {
+                    Ok(taken) => (true, Some((taken, waiter))),
+                    Err(job) => {
+                        queue.submit(key, job, Some(waiter), Urgency::Now);
+                        (true, None)
+                    }
+                }
+            } else {
+                (false, None)
             }
-            current
         };
+        if let Some((taken, waiter)) = taken {
+            self.taken_in(key, taken, &waiter);
+        }
         self.pump();
         current
     }
@@ -260,8 +276,9 @@ impl Writer {
         self.cluster(node);
     }
 
-    /// Something that a node's Cluster says may have changed.
+    /// Something that a node's Cluster, or that of its site, says may have changed.
     pub(crate) fn cluster(&self, node: &str) {
+        self.place(node);
         let key = super::body::key(super::body::CLUSTERS, "clusters", "", node);
         let observed = Observed::Same;
         self.submit(&key, Job::Cluster { observed }, None, Urgency::Soon);
@@ -276,8 +293,9 @@ impl Writer {
 
     /// No Cluster stands for a node, though all of them were seen.
     pub(crate) fn cluster_missing(&self, node: &str) {
-        match self.0.presences.of(node).registration {
-            Registration::Registered { plane, uid } if plane == self.0.above.plane => self.cluster_gone(node, &uid),
+        let site = self.0.index.site_of(node);
+        match self.0.presences.of(node).registration.within(site.as_deref()) {
+            Registration::Registered { plane, uid, .. } if plane == self.0.above.plane => self.cluster_gone(node, &uid),
             _ => self.cluster(node),
         }
     }
@@ -465,7 +483,7 @@ mod tests {
             true
         }
 
-        fn register(&self, _: &str, _: &Arc<str>, _: &str) -> super::super::presence::Recorded {
+        fn register(&self, _: &str, _: &Arc<str>, _: &str, _: Option<&Arc<str>>) -> super::super::presence::Recorded {
             Box::pin(async { Ok(()) })
         }
 
@@ -542,7 +560,7 @@ mod tests {
             true
         }
 
-        fn register(&self, _: &str, _: &Arc<str>, _: &str) -> super::super::presence::Recorded {
+        fn register(&self, _: &str, _: &Arc<str>, _: &str, _: Option<&Arc<str>>) -> super::super::presence::Recorded {
             Box::pin(async { Ok(()) })
         }
 

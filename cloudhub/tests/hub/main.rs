@@ -12,3 +12,4 @@ mod propagation;
 mod proxy;
 mod reports;
 mod restart;
+mod sites;

@@ -10,7 +10,8 @@ fn name(work: &str) -> Name {
 
 fn cluster(node: &str) -> Option<ClusterEntry> {
     Some(ClusterEntry {
-        node: s(node),
+        stands: Stands::Gateway(s(node)),
+        reschedule_after: None,
         uid: s("u"),
         deleting: false,
         finalized: true,
@@ -39,11 +40,11 @@ fn sent(effects: &Effects) -> Vec<(&str, bool)> {
 fn a_work_goes_to_the_gateway_of_its_cluster_whichever_is_seen_first() {
     let mut works = Works::default();
     assert!(works.work(&name("web"), Some(work(|_| ())), 1).deltas.is_empty());
-    let effects = works.cluster(&s("gw-1"), cluster("gw-1"));
+    let effects = works.cluster(&s("gw-1"), cluster("gw-1"), 0);
     assert_eq!(sent(&effects), [("gw-1", true)]);
     assert_eq!(works.set("gw-1").count(), 1);
     assert_eq!(works.set("gw-2").count(), 0);
-    assert!(works.cluster(&s("gw-1"), cluster("gw-1")).deltas.is_empty());
+    assert!(works.cluster(&s("gw-1"), cluster("gw-1"), 0).deltas.is_empty());
     assert!(
         works.work(&name("web"), Some(work(|_| ())), 2).deltas.is_empty(),
         "nothing new in it"
@@ -51,10 +52,10 @@ fn a_work_goes_to_the_gateway_of_its_cluster_whichever_is_seen_first() {
     let other = work(|w| w["spec"]["suspendDispatching"] = true.into());
     assert_eq!(sent(&works.work(&name("web"), Some(other), 3)), [("gw-1", true)]);
     assert_eq!(
-        sent(&works.cluster(&s("gw-1"), cluster("other"))),
+        sent(&works.cluster(&s("gw-1"), cluster("other"), 0)),
         [("gw-1", false), ("other", true)]
     );
-    assert_eq!(sent(&works.cluster(&s("gw-1"), None)), [("other", false)]);
+    assert_eq!(sent(&works.cluster(&s("gw-1"), None, 0)), [("other", false)]);
     assert_eq!(works.set("other").count(), 0);
     assert_eq!(works.counts(), (0, 1));
     assert_eq!(works.missing(&HashSet::new()), [name("web")]);
@@ -80,7 +81,7 @@ fn a_gateway_gets_nothing_of_what_is_of_no_concern_to_it() {
 #[test]
 fn what_would_be_gone_before_it_is_cleaned_up_waits_for_its_finalizer() {
     let mut works = Works::default();
-    works.cluster(&s("gw-1"), cluster("gw-1"));
+    works.cluster(&s("gw-1"), cluster("gw-1"), 0);
     let bare = work(|w| w["metadata"]["finalizers"] = json!([]));
     let effects = works.work(&name("web"), Some(bare), 1);
     assert!(effects.deltas.is_empty());
@@ -120,7 +121,7 @@ fn a_status_is_read_back_as_it_was_reported() {
 #[test]
 fn that_a_work_is_held_back_is_said_at_once_and_taken_back() {
     let mut works = Works::default();
-    works.cluster(&s("gw-1"), cluster("gw-1"));
+    works.cluster(&s("gw-1"), cluster("gw-1"), 0);
     let suspended = work(|w| w["spec"]["suspendDispatching"] = true.into());
     let conditions = attended(&suspended.facts, &Value::Null, "t1");
     assert_eq!(conditions[0]["reason"], "SuspendDispatching");
@@ -159,7 +160,11 @@ fn works_of_clusters_that_are_not_gateways_are_left_alone() {
     }));
     let entry = entry.unwrap();
     assert_eq!(
-        (&*entry.node, entry.ready.as_deref(), entry.finalized),
+        (
+            &**entry.stands.gateway().unwrap(),
+            entry.ready.as_deref(),
+            entry.finalized
+        ),
         ("gw-1", Some("Unknown"), true)
     );
     for odd in [

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use federation::names::{EXECUTION_FINALIZER, cluster_name};
 use proto::{Hash, Key};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::jobs::object;
-use super::nodes::labels_of;
 use super::{Observed, Shared};
-use crate::upstream::clusters::{GatewayFacts, Reach, status};
+use crate::upstream::clusters::{Facts, Reach, is_taken_in, status};
 use crate::upstream::objects::{ApiError, CLUSTER, WORK, revision};
-use crate::upstream::presence::{Presence, Registration, rfc3339};
-use crate::upstream::works::{GATEWAY, attended, status_of};
+use crate::upstream::presence::{Presence, rfc3339};
+use crate::upstream::works::{GATEWAY, Stands, attended, status_of};
 
 /// A gateway that went is said to be out of reach when it is gone this long, in milliseconds: one that is restarted is back before.
 pub(crate) const UNREACHABLE_AFTER: u64 = 30_000;
@@ -34,14 +33,30 @@ impl Shared {
                 _ => Ok(()),
             };
         }
-        if presence.registration == Registration::Withdrawn(Arc::clone(&self.above.plane)) {
+        if let Some(site) = self.index.site_of(node) {
+            return self.give_up_own(node, &site).await;
+        }
+        let (labels, taints, site) = self.labels_and_taints(node, &presence);
+        // Withdrawn with its site's Cluster.
+        if site.is_some() {
             return Ok(());
         }
-        let facts = self.gateway_facts(node, &presence);
+        let registration = presence.registration.clone().within(None);
+        if registration.is_withdrawn(&self.above.plane) {
+            return Ok(());
+        }
+        let facts = Facts {
+            stands: Stands::Gateway(Arc::from(node)),
+            id: format!("spiffe://{}/node/{node}", self.above.trust_domain),
+            labels,
+            zones: Vec::new(),
+            taints,
+            endpoint: self.above.endpoint.as_ref(),
+        };
         let before = match self.above.objects.get(CLUSTER, "", &name).await {
             Ok(object) => object,
             // Somebody removed it; the watch is about to say so.
-            Err(ApiError::NotFound) if presence.registration.is_on(&self.above.plane) => return Ok(()),
+            Err(ApiError::NotFound) if registration.is_on(&self.above.plane) => return Ok(()),
             Err(ApiError::NotFound) => {
                 let made = self
                     .above
@@ -62,8 +77,8 @@ impl Shared {
             return Ok(());
         }
         let uid = before["metadata"]["uid"].as_str().unwrap_or_default();
-        if !presence.registration.is(&self.above.plane, uid) {
-            let registered = self.presences.register(node, &self.above.plane, uid);
+        if !registration.is(&self.above.plane, uid) {
+            let registered = self.presences.register(node, &self.above.plane, uid, None);
             registered.await.map_err(ApiError::Unavailable)?;
         }
         let mut cluster = before.clone();
@@ -73,32 +88,6 @@ impl Shared {
         }
         self.write_cluster_status(key, node, &cluster, &presence, observed)
             .await
-    }
-
-    fn gateway_facts<'a>(&'a self, node: &'a str, presence: &Presence) -> GatewayFacts<'a> {
-        let mut labels: super::nodes::Labels = presence
-            .labels
-            .iter()
-            .map(|(k, v)| (k.clone(), v.as_str().into()))
-            .collect();
-        let mut taints = Vec::new();
-        if let Some((_, body)) = self.index.edge_node_of(node)
-            && let Ok(edge_node) = serde_json::from_slice::<Value>(&body.bytes)
-        {
-            labels.extend(labels_of(edge_node.get("spec")));
-            taints = edge_node
-                .pointer("/spec/taints")
-                .and_then(Value::as_array)
-                .cloned()
-                .unwrap_or_default();
-        }
-        GatewayFacts {
-            node,
-            id: format!("spiffe://{}/node/{node}", self.above.trust_domain),
-            labels,
-            taints,
-            endpoint: self.above.endpoint.as_ref(),
-        }
     }
 
     async fn write_cluster_status(
@@ -114,10 +103,7 @@ impl Shared {
             // It reports nothing any more, or nothing new: what was known of it stays.
             Observed::Same | Observed::Gone => None,
         };
-        let name = cluster["metadata"]["name"].as_str().unwrap_or_default();
-        let finalizers = cluster["metadata"]["finalizers"].as_array();
-        let taken_in = finalizers.is_some_and(|all| all.iter().any(|f| f == federation::names::CLUSTER_FINALIZER));
-        if !taken_in {
+        if !is_taken_in(cluster) {
             // The watch tells when it is.
             return match report {
                 Some(_) => Err(ApiError::NotYet("the cluster was not taken in above yet")),
@@ -132,13 +118,8 @@ impl Shared {
         } else {
             Reach::No
         };
-        let before = &cluster["status"];
-        let after = status(before, report.as_ref().map(|(r, _)| r), reach, &rfc3339(now));
-        let mut at = revision(cluster);
-        if after != *before {
-            let patch = json!({"status": with_removals(before, after)});
-            at = revision(&self.above.objects.merge_patch_status(CLUSTER, "", name, &patch).await?);
-        }
+        let said = report.as_ref().map(|(r, _)| r);
+        let at = self.put_cluster_status(cluster, said, reach, now).await?;
         match (report, observed) {
             (Some((_, hash)), _) => self.wrote(key, &Arc::from(node), hash, at),
             (None, Observed::Gone) => {
@@ -155,10 +136,32 @@ impl Shared {
         }
     }
 
-    /// Somebody removed the Cluster of a gateway: it stays out until it joins again.
+    /// Makes a Cluster's status say this; the revision at which it does.
+    pub(super) async fn put_cluster_status(
+        &self,
+        cluster: &Value,
+        report: Option<&Map<String, Value>>,
+        reach: Reach,
+        now: u64,
+    ) -> Result<u64, ApiError> {
+        let before = &cluster["status"];
+        let after = status(before, report, reach, &rfc3339(now));
+        if after == *before {
+            return Ok(revision(cluster));
+        }
+        let name = cluster["metadata"]["name"].as_str().unwrap_or_default();
+        let patch = json!({"status": with_removals(before, after)});
+        let written = self.above.objects.merge_patch_status(CLUSTER, "", name, &patch).await?;
+        Ok(revision(&written))
+    }
+
+    /// Somebody removed the Cluster of a gateway or of its site: it stays out until it joins again.
     pub(super) async fn cluster_gone(&self, node: &str, uid: &str) -> Result<(), ApiError> {
         let withdrawn = self.presences.withdraw(node, &self.above.plane, uid);
-        withdrawn.await.map_err(ApiError::Unavailable)
+        withdrawn.await.map_err(ApiError::Unavailable)?;
+        // Who is withdrawn is no member. What that leaves to be done is done when the site is looked at next.
+        self.follow(self.place(node));
+        Ok(())
     }
 
     /// What a gateway says became of a Work.
@@ -173,7 +176,7 @@ impl Shared {
         let Some((owner, facts)) = self.index.work_facts(namespace, name) else {
             return Err(NO_WORK);
         };
-        if owner.as_ref() != Some(node) {
+        if owner.as_ref().and_then(Stands::gateway) != Some(node) {
             return Err(NOT_ITS_WORK);
         }
         let report = Value::Object(object(body)?);
@@ -201,7 +204,7 @@ impl Shared {
     }
 
     /// Everything of a Work is gone from its gateway: it may go.
-    async fn release(&self, namespace: &str, name: &str) -> Result<(), ApiError> {
+    pub(super) async fn release(&self, namespace: &str, name: &str) -> Result<(), ApiError> {
         let mut work = match self.above.objects.get(WORK, namespace, name).await {
             Err(ApiError::NotFound) => return Ok(()),
             other => other?,
@@ -225,11 +228,10 @@ impl Shared {
 
     /// What the hub itself has to say of a Work: the finalizer that it waits with, and whether it is on its way.
     pub(super) async fn attend(&self, namespace: &str, name: &str) -> Result<(), ApiError> {
-        let Some((Some(node), facts)) = self.index.work_facts(namespace, name) else {
+        let Some((Some(stands), facts)) = self.index.work_facts(namespace, name) else {
             return Ok(());
         };
-        if !self.presences.enrolled(&node) {
-            // Another hub's.
+        if !facts.needs_attention() || !self.is_own(&stands) {
             return Ok(());
         }
         let mut work = match self.above.objects.get(WORK, namespace, name).await {

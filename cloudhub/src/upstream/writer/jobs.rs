@@ -77,6 +77,8 @@ impl Shared {
                 Ok(())
             }
             (Job::Attend, Some(ObservedKey::Work { namespace, name })) => self.attend(namespace, name).await,
+            (Job::Merge, Some(ObservedKey::Work { namespace, name })) => self.merge_work(key, namespace, name).await,
+            (Job::Site { site }, _) => self.write_site(site).await,
             (Job::Node { observed }, Some(ObservedKey::Node { name })) => self.write_node(key, name, observed).await,
             (Job::EdgeNode { anew }, _) => {
                 let node = key.splitn(4, '/').nth(3).unwrap_or_default();

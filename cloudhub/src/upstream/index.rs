@@ -11,7 +11,7 @@ use super::body::{Body, ObservedKey, observed_key, reported_of};
 use super::desired::{Delta, Desired, DeviceEntry, Name};
 use super::observed::Observed;
 use super::sites::{Due, NodeFacts, Place, SiteView};
-use super::works::{ClusterEntry, Effects, Look, Stands, Taken, WorkEntry, WorkFacts, Works};
+use super::works::{ClusterEntry, Effects, Look, Spoken, Stands, Taken, WorkEntry, WorkFacts, Works};
 use crate::fleet::Outbox;
 
 #[derive(Debug, Default)]
@@ -184,8 +184,8 @@ impl Index {
     }
 
     /// See [`Works::said`].
-    pub(crate) fn said(&self, node: &Arc<str>, key: &str, hash: Hash, body: Option<&bytes::Bytes>) -> Taken {
-        self.lock().works.said(node, key, hash, body)
+    pub(crate) fn said(&self, node: &Arc<str>, key: &str, spoken: Spoken) -> Taken {
+        self.lock().works.said(node, key, spoken)
     }
 
     /// See [`Works::look`].
@@ -235,6 +235,11 @@ impl Index {
     /// The name of a site's Cluster is taken.
     pub(crate) fn refuse_site(&self, site: &str, why: &str) {
         self.lock().works.sites.refuse(site, why);
+    }
+
+    /// A gateway of this hub is on record as standing behind this site's Cluster.
+    pub(crate) fn site_is_ours(&self, site: &str) {
+        self.lock().works.sites.is_ours(site);
     }
 
     /// A member is on record as standing behind its site's Cluster.

@@ -68,6 +68,8 @@ pub(super) struct Site {
     unregistered: BTreeSet<Arc<str>>,
     /// Why it has no Cluster.
     refused: Option<String>,
+    /// Its Cluster is, or was, this hub's: another hub may have sites in the same control plane.
+    ours: bool,
     /// When its Cluster was last looked at, and from when on the members' words are waited for.
     looked: u64,
     waiting: Option<u64>,
@@ -253,6 +255,7 @@ impl Sites {
                 member.put_labels();
             }
         } else {
+            site.ours = true;
             (placed.membership, placed.shares) = (true, true);
             self.of.insert(Arc::clone(node), Arc::clone(&place.site));
             let facts = self.nodes.get(node).cloned().unwrap_or_default();
@@ -338,6 +341,25 @@ impl Sites {
         }
     }
 
+    /// A gateway of this hub is on record as standing behind this site's Cluster.
+    pub(super) fn is_ours(&mut self, site: &str) {
+        if let Some(site) = self.sites.get_mut(site) {
+            site.ours = true;
+        }
+    }
+
+    /// Sites that were refused this name, with their members: they may ask again.
+    pub(super) fn freed(&mut self, cluster: &str) -> Vec<(Arc<str>, Vec<Arc<str>>)> {
+        let refused = self.sites.iter_mut().filter(|(_, site)| site.refused.is_some());
+        let named = refused.filter(|(name, _)| federation::names::cluster_name(name) == cluster);
+        named
+            .map(|(name, site)| {
+                site.refused = None;
+                (Arc::clone(name), site.members.keys().cloned().collect())
+            })
+            .collect()
+    }
+
     /// A member is on record now.
     pub(super) fn registered(&mut self, site: &str, node: &str) {
         if let Some(site) = self.sites.get_mut(site) {
@@ -407,6 +429,7 @@ impl Sites {
                 .map(|m| Arc::clone(&m.node))
                 .collect(),
             gathering: again.is_some(),
+            ours: site.ours,
         };
         if let Some(at) = again {
             self.due.insert((at, Due::Site(Arc::from(name))));
@@ -431,7 +454,9 @@ pub(crate) struct SiteView {
     reports: Vec<Option<Arc<Value>>>,
     silent: Vec<Arc<NodeFacts>>,
     /// Some have not said yet what they are.
-    pub(crate) gathering: bool,
+    gathering: bool,
+    /// Its Cluster may be removed.
+    pub(crate) ours: bool,
 }
 
 impl SiteView {

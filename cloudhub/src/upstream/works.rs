@@ -20,7 +20,7 @@ use super::desired::{Delta, Name};
 use super::sites::{RESCHEDULE_AFTER, SITE, Sites};
 use crate::config::Span;
 
-pub(crate) use self::spread::{Look, Taken};
+pub(crate) use self::spread::{Look, Spoken, Taken};
 
 /// Annotation of a Cluster that a hub made: the gateway it stands for.
 pub(crate) const GATEWAY: &str = "kurator.dev/gateway";
@@ -122,13 +122,15 @@ struct Work {
     parts: Option<Box<Parts>>,
 }
 
+/// A mark that the index of observed entries gets: key, mark, revision.
+pub(crate) type NewMark = (Arc<str>, Option<(Arc<str>, Hash)>, u64);
+
 /// What a change of a Cluster or a Work means.
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
     /// Differences in gateways' sets.
     pub(crate) deltas: Vec<Delta>,
-    /// Marks that the index of observed entries gets: key, mark, revision.
-    pub(crate) marks: Vec<(Arc<str>, Option<(Arc<str>, Hash)>, u64)>,
+    pub(crate) marks: Vec<NewMark>,
     /// Works that the hub itself has to write something on.
     pub(crate) attend: Vec<Arc<str>>,
     /// Works of sites whose merged status may not be what it was.
@@ -170,6 +172,9 @@ impl Works {
         };
         let was = was.map(|e| (e.stands, e.reschedule_after));
         let mut effects = Effects::default();
+        if is.is_none() {
+            self.name_is_free(name, &mut effects);
+        }
         if was == is {
             return effects;
         }

@@ -25,7 +25,8 @@ use super::clusters::Endpoint;
 use super::index::Index;
 use super::objects::{ApiError, Objects};
 use super::presence::{Presences, Registration};
-use super::queue::{Merge, Queue, Taken, Urgency, Waiter};
+use super::queue::{Merge, Queue, Urgency, Waiter};
+use super::works::Taken;
 use crate::fleet::Outbox;
 use crate::metrics::Metrics;
 
@@ -248,18 +249,17 @@ impl Writer {
     /// node any more. Asked and queued in one step: a newer session enters before it hands anything in, so a job of an older one is
     /// before all of the newer's in the queue or nowhere.
     pub(crate) fn report(&self, (node, epoch): (&str, u64), key: &Key, job: Job, waiter: Arc<Batch>) -> bool {
+        let spoken = self.spoken(node, &job);
         let (current, taken) = {
             let mut queue = self.0.lock();
-            if self.0.presences.epoch(node) == Some(epoch) {
-                match self.take_in(node, key, job) {
-                    Ok(taken) => (true, Some((taken, waiter))),
-                    Err(job) => {
-                        queue.submit(key, job, Some(waiter), Urgency::Now);
-                        (true, None)
-                    }
+            let current = self.0.presences.epoch(node) == Some(epoch);
+            match current.then(|| self.take_in(node, key, spoken)) {
+                None => (false, None),
+                Some(Taken::NotOfSite) => {
+                    queue.submit(key, job, Some(waiter), Urgency::Now);
+                    (true, None)
                 }
-            } else {
-                (false, None)
+                Some(taken) => (true, Some((taken, waiter))),
             }
         };
         if let Some((taken, waiter)) = taken {
@@ -389,7 +389,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self) -> Option<Taken<Job, Arc<Batch>>> {
+    fn next(&self) -> Option<super::queue::Taken<Job, Arc<Batch>>> {
         self.lock().take()
     }
 

@@ -261,6 +261,44 @@ async fn a_site_is_one_cluster_and_its_gateways_have_none() {
 }
 
 #[tokio::test]
+async fn a_site_has_its_name_when_it_is_free() {
+    let world = World::start().await;
+    let _gateway = Member::join(&world, "yard", None).await;
+    take_in(&world, "yard").await;
+    let mut member = Member::join(&world, "gw-1", Some("yard")).await;
+    eventually("the refusal", async || {
+        member.describe(&fastrand::u32(1..1000).to_string()).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let refused = member
+            .kept
+            .lock()
+            .unwrap()
+            .refused
+            .get("cluster.karmada.io/clusters//gw-1")
+            .cloned()?;
+        refused.contains("does not stand for site yard").then_some(())
+    })
+    .await;
+    member.describe("8").await;
+    world.admin.delete(&format!("{CLUSTERS}/yard")).await.unwrap();
+    let_go(&world, "yard").await;
+    take_in(&world, "yard").await;
+    eventually("the yard's room", async || {
+        let yard = cluster(&world, "yard").await?;
+        (yard["status"]["resourceSummary"]["allocatable"]["cpu"] == "8").then_some(())
+    })
+    .await;
+    // It is gone for good when its last member is thrown out.
+    member.go().await;
+    world
+        .admin
+        .post("/kurator/v1/nodes/gw-1/revoke", &json!({}))
+        .await
+        .unwrap();
+    let_go(&world, "yard").await;
+}
+
+#[tokio::test]
 async fn a_work_is_divided_and_its_status_is_one() {
     let (world, members) = start(None).await;
     let all: Vec<&Member> = members.iter().collect();

@@ -27,19 +27,37 @@ pub(crate) struct Said {
     deleted: bool,
 }
 
-impl Said {
-    /// Reads a report; the error is for people.
-    pub(crate) fn of(hash: Hash, bytes: &Bytes) -> Result<Self, String> {
-        match serde_json::from_slice(bytes) {
-            Ok(Value::Object(report)) => Ok(Self {
-                hash,
-                // It would keep all that came with it.
-                bytes: Bytes::copy_from_slice(bytes),
-                deleted: report.get("deleted") == Some(&Value::Bool(true)),
-            }),
-            Ok(_) => Err("the body is not an object".to_owned()),
-            Err(e) => Err(format!("the body is not JSON: {e}")),
-        }
+/// What a member says, read; nothing where it says it no more.
+#[derive(Debug)]
+pub(crate) enum Spoken {
+    /// Of its API and its room.
+    Cluster(Option<(Hash, Value)>),
+    /// Of a Work.
+    Work(Option<Said>),
+}
+
+impl Spoken {
+    /// Of its API and its room; the error is for people.
+    pub(crate) fn of_cluster(hash: Hash, bytes: &Bytes) -> Result<Self, String> {
+        Ok(Self::Cluster(Some((hash, object(bytes)?))))
+    }
+
+    /// Of a Work; the error is for people.
+    pub(crate) fn of_work(hash: Hash, bytes: &Bytes) -> Result<Self, String> {
+        Ok(Self::Work(Some(Said {
+            hash,
+            deleted: object(bytes)?.get("deleted") == Some(&Value::Bool(true)),
+            // It would keep all that came with it.
+            bytes: Bytes::copy_from_slice(bytes),
+        })))
+    }
+}
+
+fn object(bytes: &Bytes) -> Result<Value, String> {
+    match serde_json::from_slice(bytes) {
+        Ok(object @ Value::Object(_)) => Ok(object),
+        Ok(_) => Err("the body is not an object".to_owned()),
+        Err(e) => Err(format!("the body is not JSON: {e}")),
     }
 }
 
@@ -484,16 +502,10 @@ impl Works {
         self.site_works(node).filter_map(said).chain(cluster).collect()
     }
 
-    /// A member says something, or (`None`) says it no more.
-    pub(crate) fn said(&mut self, node: &Arc<str>, key: &str, hash: Hash, body: Option<&Bytes>) -> Taken {
-        match observed_key(key) {
-            Some(ObservedKey::Cluster { node: of }) if of == &**node && self.sites.site_of(node).is_some() => {
-                let read = |bytes: &Bytes| serde_json::from_slice(bytes).ok().filter(Value::is_object);
-                let report = match body.map(|bytes| read(bytes)) {
-                    Some(None) => return Taken::Refused("the body is not a JSON object".to_owned(), false),
-                    Some(Some(report)) => Some((hash, report)),
-                    None => None,
-                };
+    /// A member says something.
+    pub(crate) fn said(&mut self, node: &Arc<str>, key: &str, spoken: Spoken) -> Taken {
+        match (observed_key(key), spoken) {
+            (Some(ObservedKey::Cluster { node: of }), Spoken::Cluster(report)) if of == &**node => {
                 match self.sites.report(node, report) {
                     None => Taken::NotOfSite,
                     Some(Err(why)) => Taken::Refused(why, false),
@@ -503,17 +515,15 @@ impl Works {
                     },
                 }
             }
-            Some(ObservedKey::Work { namespace, name }) => {
-                let site = self.sites.site_of(node);
-                let of_site = site
-                    .and_then(|site| self.sites.get(site)?.cluster())
-                    .is_some_and(|cluster| federation::names::cluster_of(namespace) == Some(cluster));
-                if !of_site {
+            (Some(ObservedKey::Work { namespace, name }), Spoken::Work(said)) => {
+                let site = self.sites.site_of(node).and_then(|site| self.sites.get(site));
+                let cluster = site.and_then(Site::cluster).map(|cluster| &**cluster);
+                if cluster.is_none() || federation::names::cluster_of(namespace) != cluster {
                     return Taken::NotOfSite;
                 }
                 let work = self.works.get_mut(namespace).and_then(|works| works.get_mut(name));
                 let Some(work) = work else {
-                    return match body {
+                    return match said {
                         None => Taken::Held { work: None, site: None },
                         Some(_) => Taken::Refused("there is no such Work".to_owned(), true),
                     };
@@ -521,9 +531,8 @@ impl Works {
                 let Some(parts) = &mut work.parts else {
                     return Taken::NotOfSite;
                 };
-                match body.map(|bytes| Said::of(hash, bytes)) {
-                    Some(Err(why)) => return Taken::Refused(why, false),
-                    Some(Ok(said)) => drop(parts.reports.insert(Arc::clone(node), said)),
+                match said {
+                    Some(said) => drop(parts.reports.insert(Arc::clone(node), said)),
                     None => drop(parts.reports.remove(node)),
                 }
                 Taken::Held {
@@ -532,6 +541,18 @@ impl Works {
                 }
             }
             _ => Taken::NotOfSite,
+        }
+    }
+
+    /// A Cluster of this name is gone, or stands for nothing here: a site that waits for the name may have it.
+    pub(super) fn name_is_free(&mut self, cluster: &str, effects: &mut Effects) {
+        for (site, members) in self.sites.freed(cluster) {
+            let lost = members.into_iter().map(|node| {
+                let key = key(CLUSTERS, "clusters", "", &node);
+                (node, key)
+            });
+            effects.lost.extend(lost);
+            effects.sites.push(site);
         }
     }
 
@@ -617,3 +638,6 @@ impl Works {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use federation::names::cluster_name;
 use proto::Key;
 use serde_json::{Value, json};
 
-use super::{Batch, Job, Refusal, Shared, Writer};
+use super::{Batch, Job, Observed, Refusal, Shared, Writer};
 use crate::upstream::body::Body;
 use crate::upstream::clusters::{Facts, Reach};
 use crate::upstream::index::Touched;
@@ -14,7 +14,7 @@ use crate::upstream::objects::{ApiError, CLUSTER, WORK, revision};
 use crate::upstream::presence::{Presence, Registration, rfc3339};
 use crate::upstream::queue::Urgency;
 use crate::upstream::sites::{Place, SITE};
-use crate::upstream::works::{Look, Stands, Taken, canonical, reported_of, status_of};
+use crate::upstream::works::{Look, Spoken, Stands, Taken, canonical, reported_of, status_of};
 
 impl Writer {
     /// Looks where a gateway is now: in a site, or for itself.
@@ -72,20 +72,29 @@ impl Writer {
         }
     }
 
-    /// Takes in what a member of a site said, if it is that, under the lock of the queue; the job is given back otherwise.
-    pub(super) fn take_in(&self, node: &str, key: &Key, job: Job) -> Result<Taken, Job> {
-        let node: Arc<str> = Arc::from(node);
-        let taken = match &job {
-            Job::Work { body, hash, .. } => self.0.index.said(&node, key, *hash, Some(body)),
-            Job::WorkGone { .. } => self.0.index.said(&node, key, 0, None),
-            Job::Cluster { observed } => match observed {
-                super::Observed::Same => Taken::NotOfSite,
-                super::Observed::Reported { body, hash } => self.0.index.said(&node, key, *hash, Some(body)),
-                super::Observed::Gone => self.0.index.said(&node, key, 0, None),
-            },
-            _ => Taken::NotOfSite,
-        };
-        if taken == Taken::NotOfSite { Err(job) } else { Ok(taken) }
+    /// Reads what a member of a site says; `None` when it is no member, or the job is of another kind.
+    pub(super) fn spoken(&self, node: &str, job: &Job) -> Option<Result<Spoken, String>> {
+        self.0.index.site_of(node)?;
+        match job {
+            Job::Work { body, hash, .. } => Some(Spoken::of_work(*hash, body)),
+            Job::WorkGone { .. } => Some(Ok(Spoken::Work(None))),
+            Job::Cluster {
+                observed: Observed::Reported { body, hash },
+            } => Some(Spoken::of_cluster(*hash, body)),
+            Job::Cluster {
+                observed: Observed::Gone,
+            } => Some(Ok(Spoken::Cluster(None))),
+            _ => None,
+        }
+    }
+
+    /// Takes it in, if the index says that it is of a site.
+    pub(super) fn take_in(&self, node: &str, key: &Key, spoken: Option<Result<Spoken, String>>) -> Taken {
+        match spoken {
+            None => Taken::NotOfSite,
+            Some(Err(why)) => Taken::Refused(why, false),
+            Some(Ok(spoken)) => self.0.index.said(&Arc::from(node), key, spoken),
+        }
     }
 
     /// Answers for what was taken in, and looks at what it changes.
@@ -131,8 +140,24 @@ impl Shared {
     pub(super) fn place(&self, node: &str) -> Touched {
         let presence = self.presences.of(node);
         let (labels, taints, site) = self.labels_and_taints(node, &presence);
-        let registration = presence.registration.within(site.as_deref());
+        if let Registration::Registered {
+            plane, site: Some(of), ..
+        } = &presence.registration
+            && *plane == self.above.plane
+        {
+            self.index.site_is_ours(of);
+        }
+        let registration = presence.registration.clone().within(site.as_deref());
         let out = !presence.enrolled || presence.revoked || registration.is_withdrawn(&self.above.plane);
+        let known = site
+            .as_deref()
+            .and_then(|site| self.index.cluster_entry(&cluster_name(site)));
+        let registered = match registration {
+            Registration::Registered { plane, uid, .. } => {
+                plane == self.above.plane && known.is_none_or(|cluster| cluster.uid == uid)
+            }
+            _ => false,
+        };
         let place = site.filter(|_| !out).map(|site| Place {
             site: Arc::from(site),
             labels: labels
@@ -142,7 +167,7 @@ impl Shared {
             taints,
             connected: presence.connected,
             left: presence.since,
-            registered: matches!(registration, Registration::Registered { plane, .. } if plane == self.above.plane),
+            registered,
         });
         self.index.place(&Arc::from(node), place)
     }
@@ -194,7 +219,7 @@ impl Shared {
         let name = cluster_name(site);
         if view.members.is_empty() {
             return match entry {
-                Some(entry) if !entry.deleting => {
+                Some(entry) if !entry.deleting && view.ours => {
                     tracing::info!(site = %site, cluster = name, "The site has no gateways; its cluster is removed.");
                     self.above.objects.delete(CLUSTER, "", &name).await
                 }

@@ -215,6 +215,9 @@ pub struct JoinArgs {
     /// Labels for this gateway.
     #[arg(long, value_name = "K=V,…", value_delimiter = ',', value_parser = label)]
     pub labels: Vec<(String, String)>,
+    /// The site this gateway stands at: gateways of one site are one cluster above. A site in the token's labels counts over it.
+    #[arg(long, value_name = "SITE")]
+    pub site: Option<String>,
     /// Where configuration and keys go.
     #[arg(long, default_value = "/etc/kurator", value_name = "DIR")]
     pub config_dir: PathBuf,

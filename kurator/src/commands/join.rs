@@ -24,12 +24,16 @@ use crate::say;
 pub(crate) mod karmada;
 pub(super) mod unit;
 
+/// The label that says at which site a gateway stands.
+const SITE: &str = "kurator.dev/site";
+
 /// What the agent reads besides its identity, in its configuration folder.
 const CONFIGURATION: &str = "edgecore.yaml";
 
 pub(crate) async fn run(arguments: JoinArgs) -> Result<(), Failure> {
     let token = read_token(&arguments)?;
     let name = node_name(&arguments)?;
+    site_name(&arguments)?;
     let place = Place::new(&arguments)?;
     let joined = place.joined(&token)?;
     if let Some(joined) = joined.filter(|_| !arguments.again) {
@@ -51,7 +55,8 @@ pub(crate) async fn run(arguments: JoinArgs) -> Result<(), Failure> {
     // A token that is used up for nothing is worse than a late start.
     place.writable()?;
     let key = NodeKey::generate().map_err(|e| Failure::new(FAILED, format!("cannot make a key: {e}")))?;
-    let labels: BTreeMap<String, String> = arguments.labels.iter().cloned().collect();
+    let mut labels: BTreeMap<String, String> = arguments.labels.iter().cloned().collect();
+    labels.extend(arguments.site.iter().map(|site| (SITE.to_owned(), site.clone())));
     let request = JoinRequest {
         version: limits::VERSIONS.max,
         token_id: token.id.clone(),
@@ -131,6 +136,21 @@ fn node_name(arguments: &JoinArgs) -> Result<String, Failure> {
             .hint("lower-case letters, digits, - and . as in a DNS name; give one with --node-name"));
     }
     Ok(name)
+}
+
+/// It travels as the value of a label.
+fn site_name(arguments: &JoinArgs) -> Result<(), Failure> {
+    let Some(site) = &arguments.site else {
+        return Ok(());
+    };
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = site.as_bytes();
+    if bytes.len() > 63 || !bytes.iter().copied().all(inner) || !ends(bytes.first()) || !ends(bytes.last()) {
+        return Err(Failure::new(USAGE, format!("{site:?} cannot be a site's name"))
+            .hint("letters, digits, -, _ and ., at most 63 of them, a letter or a digit at both ends"));
+    }
+    Ok(())
 }
 
 fn refused(refusal: &JoinRefusal) -> Failure {
@@ -336,6 +356,7 @@ mod tests {
             token_file: None,
             node_name: Some("gw-1".into()),
             labels: vec![],
+            site: None,
             config_dir: folder.join("etc"),
             data_dir: Some(folder.join("data")),
             no_service: true,
@@ -355,6 +376,24 @@ mod tests {
             assert_eq!(node_name(&arguments).unwrap_err().code, USAGE, "{bad}");
         }
         assert_eq!(node_name(&arguments(folder.path())).unwrap(), "gw-1");
+    }
+
+    #[test]
+    fn sites_are_label_values() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |site: Option<&str>| {
+            site_name(&JoinArgs {
+                site: site.map(str::to_owned),
+                ..arguments(folder.path())
+            })
+        };
+        for good in [None, Some("hall-7"), Some("A.b_c"), Some("7")] {
+            assert!(check(good).is_ok(), "{good:?}");
+        }
+        let long = "x".repeat(64);
+        for bad in ["", "-a", "a.", "a b", "a/b", "ä", &long] {
+            assert_eq!(check(Some(bad)).unwrap_err().code, USAGE, "{bad}");
+        }
     }
 
     #[tokio::test]

@@ -581,3 +581,38 @@ async fn after_a_restart_of_the_hub_nothing_new_is_said() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn who_was_away_too_long_is_so_for_the_next_hub_too() {
+    let (mut world, mut members) = start(Some("1s")).await;
+    write(&world, "web", json!([deployment()])).await;
+    until_divided(&members.iter().collect::<Vec<_>>(), "web", 7).await;
+    members[2].go().await;
+    let two = until_divided(&members.iter().take(2).collect::<Vec<_>>(), "web", 7).await;
+    eventually("the EdgeNode to say that it is away", async || {
+        let gateway = world.admin.get(&format!("{EDGE_NODES}/gw-3")).await.ok()?;
+        (gateway["status"]["connected"] == false).then_some(())
+    })
+    .await;
+    for member in &members[..2] {
+        world.admin.until_in_sync(member.node()).await;
+    }
+    let received: Vec<usize> = members.iter().map(|m| m.kept.lock().unwrap().received).collect();
+    world.stop().await;
+    for member in &mut members[..2] {
+        member.gateway.take().unwrap().ended().await;
+    }
+    // It is not long away by the clock of the hub that starts now, but it is by its own record.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    world.start_again().await;
+    for member in &mut members[..2] {
+        member.come().await;
+    }
+    for (member, received) in members[..2].iter().zip(received) {
+        world.admin.until_in_sync(member.node()).await;
+        assert_eq!(member.replicas("web"), two[member.node()]);
+        assert_eq!(member.kept.lock().unwrap().received, received);
+    }
+    members[2].come().await;
+    until_divided(&members.iter().collect::<Vec<_>>(), "web", 7).await;
+}

@@ -194,6 +194,11 @@ impl Index {
         self.lock().works.look(namespace, name, settled, now)
     }
 
+    /// See [`Works::is_first`].
+    pub(crate) fn is_first(&self, namespace: &str, name: &str, hash: Hash) -> bool {
+        self.lock().works.is_first(namespace, name, hash)
+    }
+
     /// See [`Works::wrote`].
     pub(crate) fn wrote(&self, (namespace, name): (&str, &str), hash: Hash, reported: Option<Hash>, revision: u64) {
         self.lock().works.wrote(namespace, name, hash, reported, revision);

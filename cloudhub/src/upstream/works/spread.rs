@@ -74,6 +74,8 @@ pub(super) struct Parts {
     waiting: Option<u64>,
     /// Hash of what was written last, and of what the API has made of it.
     written: Option<(Hash, Option<Hash>)>,
+    /// Hash of what those said together, when first asked, who came back to this hub.
+    first: Option<Hash>,
 }
 
 /// What is to be done about a Work of a site.
@@ -93,6 +95,8 @@ pub(crate) struct Gathered {
     body: Bytes,
     spread: Spread,
     holders: Vec<(Arc<str>, Option<Bytes>, bool)>,
+    /// A member that is away spoke to an earlier hub, if at all.
+    unheard: bool,
     reported: Option<Hash>,
     written: Option<(Hash, Option<Hash>)>,
 }
@@ -130,6 +134,12 @@ impl Gathered {
             })
             .collect();
         merge(&manifests(&self.body), &self.spread, &holders)
+    }
+
+    /// Whether what the API says may have more in it than this: the word of one that is away, given to an earlier hub.
+    pub(crate) fn may_lack(&self, report: &Value) -> bool {
+        let applies = report.pointer("/applied/status").is_some_and(|status| status == "True");
+        self.unheard && self.reported.is_some() && self.facts.applied.as_ref().is_some_and(|a| a.holds == applies)
     }
 
     /// Whether the API says this already.
@@ -282,6 +292,7 @@ impl Works {
                     reports: before.reports,
                     waiting: before.waiting,
                     written: before.written,
+                    first: before.first,
                     ..Parts::default()
                 }));
                 work.divide(Some(site), true);
@@ -595,12 +606,13 @@ impl Works {
         } else {
             parts.spread.clone()
         };
-        let mut waits = false;
+        let (mut waits, mut unheard) = (false, false);
         let mut holders = Vec::with_capacity(spread.members.len());
         for node in site.names().filter(|node| spread.members.contains_key(&***node)) {
             let said = parts.reports.get(node).map(|said| said.bytes.clone());
             let (connected, seen) = site.presence(node);
             waits |= said.is_none() && (connected || (!settled && !seen));
+            unheard |= said.is_none() && !seen;
             let had_applied = !seen && work.facts.applied.as_ref().is_some_and(|applied| applied.holds);
             holders.push((Arc::clone(node), said, had_applied));
         }
@@ -621,9 +633,17 @@ impl Works {
             body: work.body.bytes.clone(),
             spread,
             holders,
+            unheard,
             reported: work.reported,
             written: parts.written,
         }))
+    }
+
+    /// Whether this is what was said when it was first asked: nothing new then, whatever an earlier hub knew beside it.
+    pub(crate) fn is_first(&mut self, namespace: &str, name: &str, hash: Hash) -> bool {
+        let work = self.works.get_mut(namespace).and_then(|works| works.get_mut(name));
+        let parts = work.and_then(|work| work.parts.as_mut());
+        parts.is_some_and(|parts| parts.written.is_none() && *parts.first.get_or_insert(hash) == hash)
     }
 
     /// The merged status of a Work was written, and this is what the API has made of it.

@@ -322,7 +322,7 @@ impl Shared {
             return Ok(());
         };
         let hash = Body::new(key, canonical(&report)).hash;
-        if gathered.is_written(hash) {
+        if gathered.is_written(hash) || (gathered.may_lack(&report) && self.index.is_first(namespace, name, hash)) {
             return Ok(());
         }
         let status = status_of(&gathered.facts, Some(&report), &rfc3339(daemon::clock::wall_ms()));

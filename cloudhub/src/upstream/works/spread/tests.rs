@@ -207,6 +207,42 @@ fn a_sum_waits_for_those_who_are_there_but_not_for_ever() {
 }
 
 #[test]
+fn what_one_that_is_away_told_an_earlier_hub_stands_until_there_is_news() {
+    let mut works = Works::default();
+    works.sites.begin(0, None);
+    for (node, connected) in [("a", true), ("b", true), ("c", false)] {
+        works.place(&s(node), place("hall", connected), 0);
+    }
+    works.placed();
+    works.cluster(&s("hall"), cluster(None), 0);
+    let status = json!({"conditions": [{"type": "Applied", "status": "True", "lastTransitionTime": "t"},
+        {"type": "Dispatching", "status": "True"}], "manifestStatuses": [{"health": "Healthy"}]});
+    works.work(&name("web"), work(Some(6), |w| w["status"] = status), 1);
+    let word = |works: &mut Works, node: &str, report: &Value| {
+        say(works, node, report);
+        let Look::Merge(gathered) = works.look(SPACE, "web", true, 0) else {
+            return None;
+        };
+        let said = gathered.merged().unwrap();
+        let hash = Body::new("k", said.to_string()).hash;
+        let held_back = gathered.may_lack(&said) && works.is_first(SPACE, "web", hash);
+        Some((said["applied"]["status"].clone(), held_back))
+    };
+    assert_eq!(word(&mut works, "a", &applied()), None, "b is there and said nothing");
+    assert_eq!(word(&mut works, "b", &applied()), Some(("True".into(), true)));
+    assert_eq!(
+        word(&mut works, "b", &applied()),
+        Some(("True".into(), true)),
+        "nothing new"
+    );
+    let failed = json!({"applied": {"status": "False", "message": "no"}});
+    assert_eq!(word(&mut works, "b", &failed), Some(("False".into(), false)));
+    works.place(&s("c"), place("hall", true), 0);
+    assert_eq!(word(&mut works, "b", &applied()), None, "c is there now");
+    assert_eq!(word(&mut works, "c", &applied()), Some(("True".into(), false)));
+}
+
+#[test]
 fn a_work_goes_when_all_have_let_it_go() {
     let mut works = hall();
     works.work(&name("web"), work(Some(1), |_| ()), 1);

@@ -367,3 +367,68 @@ async fn a_hub_below_a_control_plane_registers_its_gateways_and_carries_their_wo
     one.until("ConfigMap/own", "to be left alone", has_data("edge")).await;
     drop(below.folder);
 }
+
+/// Two gateways of one site are one cluster: what is for all is on both, what has replicas is divided.
+#[tokio::test]
+async fn the_gateways_of_a_site_share_what_their_one_cluster_gets() {
+    daemon::tls::install_provider();
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&folder.path().join("hub"), &["--heartbeat", "1s"]).await;
+    let mut edges = Vec::new();
+    for node in ["gw-1", "gw-2"] {
+        let own = folder.path().join(node);
+        let token = hub.token(&["--node", node]).await;
+        Edge::join_with(&own, node, &token, &["--site", "hall-7"]).await.good();
+        edges.push(Edge::start(&own, node).await);
+    }
+    let summary = |c: &Value| c["status"]["nodeSummary"].clone();
+    eventually("one Cluster of two gateways", async || {
+        let cluster = tests::get(&hub.api, &format!("{CLUSTERS}/hall-7")).await?;
+        (summary(&cluster)["totalNum"] == 2).then_some(())
+    })
+    .await;
+    for node in ["gw-1", "gw-2"] {
+        assert!(
+            tests::get(&hub.api, &format!("{CLUSTERS}/{node}")).await.is_none(),
+            "{node}"
+        );
+    }
+    let above = Objects(hub.api.clone());
+    above.create(&config_map("settings", "1")).await;
+    above.create(&deployment("web", 3, web())).await;
+    for (version, kind, name) in [("v1", "ConfigMap", "settings"), ("apps/v1", "Deployment", "web")] {
+        let policy = json!({
+            "apiVersion": "policy.karmada.io/v1alpha1", "kind": "PropagationPolicy", "metadata": {"name": name},
+            "spec": {
+                "resourceSelectors": [{"apiVersion": version, "kind": kind, "name": name}],
+                "placement": {"clusterAffinity": {"clusterNames": ["hall-7"]}},
+            },
+        });
+        let path = "/apis/policy.karmada.io/v1alpha1/namespaces/default/propagationpolicies";
+        above.0.json(Method::POST, path, Some(&policy)).await.unwrap();
+    }
+    let mut shares = Vec::new();
+    for edge in &edges {
+        let at = Objects(edge.api().await);
+        at.until("ConfigMap/settings", "to be there", has_data("1")).await;
+        let share = at
+            .until("Deployment/web", "to have its share", |d| {
+                d["spec"]["replicas"].is_i64()
+            })
+            .await;
+        shares.push(share["spec"]["replicas"].as_i64().unwrap());
+    }
+    shares.sort_unstable();
+    assert_eq!(shares, [1, 2]);
+    let applied = async || {
+        let list = tests::get(&hub.api, &format!("{WORKS}/karmada-es-hall-7/works")).await?;
+        let works = list["items"].as_array()?;
+        (works.len() == 2 && works.iter().all(|w| self::applied(w).0 == "True")).then_some(())
+    };
+    eventually("both Works to be applied, in one word", applied).await;
+    above.delete("Deployment/web").await;
+    above.until_gone("Deployment/web").await;
+    for edge in &edges {
+        Objects(edge.api().await).until_gone("Deployment/web").await;
+    }
+}

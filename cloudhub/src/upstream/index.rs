@@ -10,6 +10,7 @@ use proto::{Hash, Inventory, SourceSet};
 use super::body::{Body, ObservedKey, observed_key, reported_of};
 use super::desired::{Delta, Desired, DeviceEntry, Name};
 use super::observed::Observed;
+use super::presence::Presences;
 use super::sites::{Due, NodeFacts, Place, SiteView};
 use super::works::{ClusterEntry, Effects, Look, Spoken, Stands, Taken, WorkEntry, WorkFacts, Works};
 use crate::fleet::Outbox;
@@ -243,8 +244,16 @@ impl Index {
     }
 
     /// A gateway of this hub is on record as standing behind this site's Cluster.
-    pub(crate) fn site_is_ours(&self, site: &str) {
-        self.lock().works.sites.is_ours(site);
+    pub(crate) fn claim_site(&self, site: &str) {
+        self.lock().works.sites.claim(site);
+    }
+
+    /// Whether this hub speaks for what a Cluster stands for: other hubs may have theirs in the same control plane.
+    pub(crate) fn is_own(&self, stands: &Stands, presences: &dyn Presences) -> bool {
+        match stands {
+            Stands::Gateway(node) => presences.enrolled(node),
+            Stands::Site(site) => self.lock().works.sites.is_ours(site),
+        }
     }
 
     /// A member is on record as standing behind its site's Cluster.

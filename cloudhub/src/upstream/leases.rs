@@ -50,7 +50,7 @@ impl Leases {
                 .index
                 .clusters()
                 .into_iter()
-                .filter(|(_, c)| self.presences.enrolled(&c.node));
+                .filter(|(_, c)| self.index.is_own(&c.stands, &*self.presences));
             let all: HashMap<_, _> = own.map(|(name, cluster)| (name, cluster.uid)).collect();
             renewed.retain(|name, _| all.contains_key(name));
             // A new one is not left waiting for its turn: until it has a Lease it counts as one nobody speaks for.

@@ -342,10 +342,15 @@ impl Sites {
     }
 
     /// A gateway of this hub is on record as standing behind this site's Cluster.
-    pub(super) fn is_ours(&mut self, site: &str) {
+    pub(super) fn claim(&mut self, site: &str) {
         if let Some(site) = self.sites.get_mut(site) {
             site.ours = true;
         }
+    }
+
+    /// Whether gateways of this hub stand behind this site's Cluster.
+    pub(super) fn is_ours(&self, site: &str) -> bool {
+        self.sites.get(site).is_some_and(|site| site.ours)
     }
 
     /// Sites that were refused this name, with their members: they may ask again.

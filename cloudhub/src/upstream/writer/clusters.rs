@@ -231,7 +231,7 @@ impl Shared {
         let Some((Some(stands), facts)) = self.index.work_facts(namespace, name) else {
             return Ok(());
         };
-        if !facts.needs_attention() || !self.is_own(&stands) {
+        if !facts.needs_attention() || !self.index.is_own(&stands, &*self.presences) {
             return Ok(());
         }
         let mut work = match self.above.objects.get(WORK, namespace, name).await {

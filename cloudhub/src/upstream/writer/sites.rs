@@ -145,7 +145,7 @@ impl Shared {
         } = &presence.registration
             && *plane == self.above.plane
         {
-            self.index.site_is_ours(of);
+            self.index.claim_site(of);
         }
         let registration = presence.registration.clone().within(site.as_deref());
         let out = !presence.enrolled || presence.revoked || registration.is_withdrawn(&self.above.plane);

@@ -244,13 +244,17 @@ impl Bound {
         let client = embedded::client(api.clone());
         let registry = Arc::new(Registry::new(Arc::clone(&self.directory)));
         let objects = Objects::new(client.clone());
-        let (above_client, plane, endpoint) = match karmada {
-            Some(karmada) => (karmada.client, karmada.plane, karmada.endpoint),
-            None => (client.clone(), Arc::clone(&me.id), None),
+        let (above_client, upper, plane, endpoint) = match karmada {
+            Some(karmada) => {
+                let objects = Objects::elsewhere(karmada.client.clone());
+                (karmada.client, objects, karmada.plane, karmada.endpoint)
+            }
+            None => (client.clone(), objects.clone(), Arc::clone(&me.id), None),
         };
         let above = Above {
-            objects: Objects::new(above_client.clone()),
+            objects: upper,
             plane,
+            hub: Arc::clone(&me.id),
             endpoint,
             trust_domain: self.config.trust_domain.clone(),
         };
@@ -292,6 +296,7 @@ impl Bound {
         let watches = Watches {
             client: ClientRef(client),
             above: ClientRef(above_client),
+            hub: Arc::clone(&fleet.hub_id),
             index,
             writer,
             drain: drain.clone(),

@@ -25,7 +25,9 @@ fn main() -> ExitCode {
 
 fn run(flags: &Flags) -> Result<(), Failure> {
     let config = Config::load(flags, std::env::vars())?;
-    daemon::telemetry::init(&config.log).map_err(|e| Failure::new(BAD_CONFIG, format!("log: {e}")))?;
+    // Its client shows whole answers that it cannot read; Secrets may be among them.
+    daemon::telemetry::init(&format!("{},kube_client::client=off", config.log))
+        .map_err(|e| Failure::new(BAD_CONFIG, format!("log: {e}")))?;
     daemon::tls::install_provider();
     daemon::descriptors::raise_limit();
     tracing::debug!(?config, "configuration");

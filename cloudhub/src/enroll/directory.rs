@@ -360,9 +360,12 @@ impl Directory {
         self.lock().identities.get(node).cloned()
     }
 
-    /// Whether a node was ever enrolled.
+    /// Whether a node is enrolled, and was not thrown out.
     pub(crate) fn enrolled(&self, node: &str) -> bool {
-        self.lock().identities.contains_key(node)
+        self.lock()
+            .identities
+            .get(node)
+            .is_some_and(|identity| !identity.revoked)
     }
 
     /// Names of all nodes ever enrolled, with whether they are revoked.

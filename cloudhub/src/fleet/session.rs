@@ -32,6 +32,9 @@ const ALIVE: Duration = Duration::from_secs(proto::limits::ACK_DEADLINE.as_secs(
 /// From the end of the handshake until the session's stream is there.
 const STREAM_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Most that a gateway may say of a Work, in bytes: what a member of a site said is kept in memory.
+const MAX_WORK_REPORT: usize = 256 * 1024;
+
 /// How the desired keys of models begin, and the observed keys of values set at the gateway.
 const MODELS: &str = "devices.kubeedge.io/devicemodels/";
 const TWINS: &str = "devices.kubeedge.io/twins/";
@@ -531,6 +534,9 @@ impl Work<'_> {
             ObservedKey::Cluster { .. } => Err(no("that is another gateway's Cluster", false)),
             ObservedKey::Work { namespace, .. } => match body {
                 None => Ok(Job::WorkGone { node }),
+                Some(body) if body.len() > MAX_WORK_REPORT => {
+                    Err(no("more is said of the Work than is kept of one", false))
+                }
                 Some(body) if self.run.fleet.index.is_for(namespace, &node) => Ok(Job::Work { node, body, hash }),
                 Some(_) => Err(no("the Work is not this gateway's", true)),
             },

@@ -13,7 +13,7 @@ use super::body::Body;
 use federation::names::CLUSTER_FINALIZER;
 
 use super::sites::SITE;
-use super::works::{ClusterEntry, GATEWAY, Stands, canonical};
+use super::works::{ClusterEntry, GATEWAY, HUB, Stands, canonical};
 
 /// On a Cluster: the taints that the hub put there, as JSON.
 const TAINTS: &str = "kurator.dev/taints";
@@ -45,6 +45,8 @@ pub(crate) struct Facts<'a> {
     /// `[{key, value?, effect}]`
     pub(crate) taints: Vec<Value>,
     pub(crate) endpoint: Option<&'a Endpoint>,
+    /// The hub that made it.
+    pub(crate) hub: &'a str,
 }
 
 /// Whether a gateway can be reached, as far as can be said.
@@ -66,7 +68,7 @@ impl Facts<'_> {
         let mut cluster = json!({
             "apiVersion": "cluster.karmada.io/v1alpha1",
             "kind": "Cluster",
-            "metadata": {"name": name, "annotations": {note: &**of}},
+            "metadata": {"name": name, "annotations": {note: &**of, HUB: self.hub}},
             "spec": {"syncMode": "Pull"},
         });
         self.put(&mut cluster);
@@ -75,6 +77,7 @@ impl Facts<'_> {
 
     /// Puts in what the hub has to say, and takes out what it said before and says no more.
     pub(crate) fn put(&self, cluster: &mut Value) {
+        super::writer::put_or_remove(cluster, HUB, Some(self.hub.to_owned()));
         super::writer::put_labels(cluster, self.labels.clone());
         let label = |names: [&str; 2]| names.into_iter().find_map(|n| self.labels.get(n)?.as_str());
         let region = label(["topology.kubernetes.io/region", "region"]);
@@ -228,6 +231,7 @@ mod tests {
             labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).into())).collect(),
             taints: taints.as_array().cloned().unwrap_or_default(),
             endpoint: None,
+            hub: "this",
         }
     }
 

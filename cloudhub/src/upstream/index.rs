@@ -20,6 +20,8 @@ struct State {
     desired: Desired,
     observed: Observed,
     works: Works,
+    /// Observed keys that the writer is about to write.
+    writing: HashSet<Arc<str>>,
     listeners: HashMap<Arc<str>, (u64, Arc<Outbox>)>,
     /// A list of all Devices was seen, and one of all DeviceStatuses.
     listed: (bool, bool),
@@ -55,6 +57,19 @@ pub(crate) struct Touched {
     pub(crate) look: Vec<Arc<str>>,
     /// Sites whose Cluster may say something old.
     pub(crate) sites: Vec<Arc<str>>,
+}
+
+/// See [`Index::writing`].
+#[derive(Debug)]
+pub(crate) struct Writing<'i> {
+    index: &'i Index,
+    key: Arc<str>,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.index.lock().writing.remove(&self.key);
+    }
 }
 
 impl Index {
@@ -298,6 +313,10 @@ impl Index {
                 continue;
             }
             // What a gateway reported and somebody altered is asked for again.
+            if state.writing.contains(&key) {
+                // Perhaps the writer's own, told before it was answered.
+                continue;
+            }
             let held = state.observed.owner(&key).zip(state.observed.hash(&key));
             let altered = held.is_some() && held != mark;
             Self::put_mark(state, &key, mark.filter(|_| !altered), revision);
@@ -306,6 +325,15 @@ impl Index {
             attend: effects.attend,
             look: effects.look,
             sites: effects.sites,
+        }
+    }
+
+    /// The writer writes what was reported under this key for as long as it keeps what it gets.
+    pub(crate) fn writing(&self, key: &Arc<str>) -> Writing<'_> {
+        self.lock().writing.insert(Arc::clone(key));
+        Writing {
+            index: self,
+            key: Arc::clone(key),
         }
     }
 

@@ -38,7 +38,7 @@ impl Leases {
     pub(crate) async fn run(self, drain: Drain) {
         let mut tick = tokio::time::interval(self.every / TURNS);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut renewed: HashMap<Arc<str>, Arc<str>> = HashMap::new();
+        let mut tried: HashMap<Arc<str>, Arc<str>> = HashMap::new();
         for turn in (0..TURNS).cycle() {
             tokio::select! {
                 biased;
@@ -52,11 +52,11 @@ impl Leases {
                 .into_iter()
                 .filter(|(_, c)| self.index.is_own(&c.stands, &*self.presences));
             let all: HashMap<_, _> = own.map(|(name, cluster)| (name, cluster.uid)).collect();
-            renewed.retain(|name, _| all.contains_key(name));
+            tried.retain(|name, _| all.contains_key(name));
             // A new one is not left waiting for its turn: until it has a Lease it counts as one nobody speaks for.
             let due: Vec<_> = all
                 .into_iter()
-                .filter(|(name, uid)| turn_of(name) == turn || renewed.get(name) != Some(uid))
+                .filter(|(name, uid)| turn_of(name) == turn || tried.get(name) != Some(uid))
                 .collect();
             let mut renewing = futures_util::stream::iter(due)
                 .map(async |(name, uid)| {
@@ -64,17 +64,20 @@ impl Leases {
                     (name, uid, done)
                 })
                 .buffer_unordered(AT_A_TIME);
+            let mut failed = None;
             while let Some((name, uid, done)) = renewing.next().await {
                 match done {
-                    Ok(()) => {
-                        self.metrics.leases_renewed.add(1);
-                        renewed.insert(name, uid);
-                    }
+                    Ok(()) => self.metrics.leases_renewed.add(1),
                     Err(error) => {
                         self.metrics.leases_failed.add(1);
-                        tracing::warn!(cluster = %name, %error, "The lease of a cluster was not renewed; it is tried again.");
+                        failed = Some((name.clone(), error));
                     }
                 }
+                // What failed waits for its turn like the others.
+                tried.insert(name, uid);
+            }
+            if let Some((cluster, error)) = failed {
+                tracing::warn!(%cluster, %error, "Leases of clusters were not renewed, of this one among others; they are tried again.");
             }
         }
     }

@@ -100,7 +100,11 @@ impl Kind {
 
 /// The client.
 #[derive(Clone)]
-pub(crate) struct Objects(kube::Client);
+pub(crate) struct Objects {
+    client: kube::Client,
+    /// That it does not know or does not allow the hub may be so for a moment only: while it starts, or while its roles are brought up to date.
+    patient: bool,
+}
 
 impl std::fmt::Debug for Objects {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -112,7 +116,12 @@ const JSON: &str = "application/json";
 
 impl Objects {
     pub(crate) const fn new(client: kube::Client) -> Self {
-        Self(client)
+        Self { client, patient: false }
+    }
+
+    /// Of an API in another place.
+    pub(crate) const fn elsewhere(client: kube::Client) -> Self {
+        Self { client, patient: true }
     }
 
     async fn send(&self, method: Method, path: String, kind: &str, body: Option<&Value>) -> Result<Value, ApiError> {
@@ -124,7 +133,12 @@ impl Objects {
             .header(http::header::ACCEPT, JSON)
             .body(body)
             .map_err(|e| ApiError::Refused(format!("cannot be named in a request: {e}")))?;
-        self.0.request::<Value>(request).await.map_err(sort)
+        self.client.request::<Value>(request).await.map_err(|e| match e {
+            kube::Error::Api(status) if self.patient && matches!(status.code, 401 | 403) => {
+                ApiError::Unavailable(status.message)
+            }
+            e => sort(e),
+        })
     }
 
     pub(crate) async fn get(&self, kind: Kind, namespace: &str, name: &str) -> Result<Value, ApiError> {

@@ -32,6 +32,8 @@ pub(crate) struct Watches {
     pub(crate) client: ClientRef,
     /// Where Clusters and Works are: what stands above the hub, or the hub's own API.
     pub(crate) above: ClientRef,
+    /// This hub's id.
+    pub(crate) hub: Arc<str>,
     pub(crate) index: Arc<Index>,
     pub(crate) writer: Writer,
     pub(crate) drain: Drain,
@@ -354,6 +356,7 @@ impl Watches {
     /// Clusters of this hub's gateways and sites. The writer looks at those that say of them what is not so.
     fn clusters(&self) -> impl FnMut(Told<DynamicObject>) + Send + use<> {
         let (index, writer) = (Arc::clone(&self.index), self.writer.clone());
+        let hub = Arc::clone(&self.hub);
         let mut seen: Seen<Arc<str>> = None;
         move |told| match told {
             Told::ListBegins => seen = Some(HashSet::new()),
@@ -361,6 +364,7 @@ impl Watches {
                 let seen: BTreeSet<_> = seen.take().unwrap_or_default().into_iter().collect();
                 for (_, was) in index.clusters_listed(&seen) {
                     if let Some(was) = was {
+                        forget(&index, &was);
                         writer.stood_for(&was.stands, &was.uid);
                     }
                 }
@@ -370,6 +374,7 @@ impl Watches {
                 let was = index.cluster_entry(&name);
                 writer.touched(index.cluster(&name, None));
                 if let Some(was) = was {
+                    forget(&index, &was);
                     writer.stood_for(&was.stands, &was.uid);
                 }
             }
@@ -377,7 +382,7 @@ impl Watches {
                 let name = name(&object.metadata).1;
                 let at = revision(&object.metadata);
                 let object = whole(object, "cluster.karmada.io/v1alpha1", "Cluster");
-                let entry = ClusterEntry::of(&object);
+                let entry = ClusterEntry::of(&object, &hub);
                 // What waited for the finalizer may go on; a word of others on whether it is ready is looked at.
                 let site = match entry.as_ref().map(|entry| &entry.stands) {
                     Some(Stands::Gateway(node)) => {
@@ -422,6 +427,13 @@ impl Watches {
                 }
             }
         }
+    }
+}
+
+/// What a gateway said of itself went with its Cluster.
+fn forget(index: &Index, cluster: &ClusterEntry) {
+    if let Stands::Gateway(node) = &cluster.stands {
+        index.forget(&body::key(CLUSTERS, "clusters", "", node));
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) use self::spread::{Look, Spoken, Taken};
 
 /// Annotation of a Cluster that a hub made: the gateway it stands for.
 pub(crate) const GATEWAY: &str = "kurator.dev/gateway";
+/// Annotation of a Cluster: the id of the hub that made it.
+pub(crate) const HUB: &str = "kurator.dev/hub";
 
 /// What of a Work's metadata is of no concern to the member: it would find no owner there, and no time to end.
 const NOT_SENT: [&str; 4] = [
@@ -424,8 +426,13 @@ impl WorkEntry {
                 }
             }
         }
-        let bytes = body::desired_body(object, false);
+        let mut bytes = body::desired_body(object.clone(), false);
         facts.too_large = bytes.len() > proto::limits::MAX_BODY;
+        if facts.too_large && deleting {
+            // What is to go is known by its name.
+            shorten(&mut object);
+            bytes = body::desired_body(object, false);
+        }
         let reported = reported_of(&status).map(|report| Body::new(&key, canonical(&report)).hash);
         Self {
             body: Body::new(&key, bytes),
@@ -436,18 +443,34 @@ impl WorkEntry {
     }
 }
 
+/// Leaves of a Work's manifests what names their objects.
+fn shorten(work: &mut Value) {
+    let manifests = work
+        .pointer_mut("/spec/workload/manifests")
+        .and_then(Value::as_array_mut);
+    for manifest in manifests.into_iter().flatten() {
+        let named = |field: &str| manifest.get(field).cloned().unwrap_or_default();
+        let meta = |field: &str| manifest.pointer(&format!("/metadata/{field}")).cloned();
+        let mut metadata = Map::from_iter([("name".to_owned(), meta("name").unwrap_or_default())]);
+        metadata.extend(meta("namespace").map(|namespace| ("namespace".to_owned(), namespace)));
+        *manifest = json!({"apiVersion": named("apiVersion"), "kind": named("kind"), "metadata": metadata});
+    }
+}
+
 impl ClusterEntry {
-    /// Reads a Cluster as the API has it; `None` when it is none of a hub's gateways or sites.
-    pub(crate) fn of(object: &Value) -> Option<Self> {
+    /// Reads a Cluster as the API has it; `None` when it is none of this hub's gateways or sites.
+    pub(crate) fn of(object: &Value, hub: &str) -> Option<Self> {
         let metadata = object.get("metadata")?;
         let notes = metadata.get("annotations")?;
         let note = |name: &str| notes.get(name).and_then(Value::as_str);
+        if note(HUB).is_some_and(|of| of != hub) {
+            return None;
+        }
+        // Each has one, and it is found by its name: a copy under another stands for nothing.
+        let is_named = |of: &str| metadata["name"] == *federation::names::cluster_name(of);
         let stands = match (note(GATEWAY), note(SITE)) {
-            (Some(node), _) => Stands::Gateway(Arc::from(node)),
-            // A site has one, and it is found by its name.
-            (None, Some(site)) if metadata["name"] == *federation::names::cluster_name(site) => {
-                Stands::Site(Arc::from(site))
-            }
+            (Some(node), _) if is_named(node) => Stands::Gateway(Arc::from(node)),
+            (None, Some(site)) if is_named(site) => Stands::Site(Arc::from(site)),
             _ => return None,
         };
         let reschedule_after = note(RESCHEDULE_AFTER).and_then(|text| match text.trim() {

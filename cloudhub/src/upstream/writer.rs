@@ -25,13 +25,17 @@ use super::clusters::Endpoint;
 use super::index::Index;
 use super::objects::{ApiError, Objects};
 use super::presence::{Presences, Registration};
-use super::queue::{Merge, Queue, Urgency, Waiter};
+use super::queue::{Merge, Queue, Taken as Next, Urgency, Waiter};
 use super::works::Taken;
 use crate::fleet::Outbox;
 use crate::metrics::Metrics;
 
 /// Writes in flight at a time. The store below commits them in groups; more would only queue there.
 const IN_FLIGHT: usize = 16;
+/// The same for what stands above the hub: further away, and some of them wait for something else to happen there.
+const UPPER_IN_FLIGHT: usize = 64;
+/// How long one attempt may take.
+const ATTEMPT: Duration = Duration::from_secs(30);
 /// Between looks at something that has to happen first.
 const NOT_YET: Duration = Duration::from_millis(200);
 /// Repetitions after somebody else was faster, before the object is left for later.
@@ -81,6 +85,8 @@ pub(crate) struct Above {
     pub(crate) objects: Objects,
     /// Which control plane it is, whatever its address.
     pub(crate) plane: Arc<str>,
+    /// This hub's id: other hubs may have their gateways there.
+    pub(crate) hub: Arc<str>,
     pub(crate) endpoint: Option<Endpoint>,
     pub(crate) trust_domain: String,
 }
@@ -197,6 +203,17 @@ impl Batch {
     }
 }
 
+/// How the keys of what is to be done about a removed Cluster begin, and those of sites; the name follows.
+const REMOVED: &str = "removed cluster ";
+pub(super) const SITES: &str = "site ";
+
+/// Whether the object behind a key is above the hub.
+fn is_upper(key: &str) -> bool {
+    [super::body::WORKS, super::body::CLUSTERS, REMOVED, SITES]
+        .iter()
+        .any(|prefix| key.starts_with(prefix))
+}
+
 impl Waiter for Arc<Batch> {
     fn is_gone(&self) -> bool {
         self.outbox.is_over()
@@ -209,7 +226,9 @@ pub(crate) struct Writer(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    queue: Mutex<Queue<Job, Arc<Batch>>>,
+    /// Jobs for the hub's own API, and those for what stands above: one that cannot be written does not hold up the other.
+    own: Mutex<Queue<Job, Arc<Batch>>>,
+    upper: Mutex<Queue<Job, Arc<Batch>>>,
     objects: Objects,
     above: Above,
     index: Arc<Index>,
@@ -227,9 +246,9 @@ impl Writer {
         metrics: Arc<Metrics>,
         drain: Drain,
     ) -> Self {
-        let queue = Mutex::new(Queue::new(IN_FLIGHT));
         Self(Arc::new(Shared {
-            queue,
+            own: Mutex::new(Queue::new(IN_FLIGHT)),
+            upper: Mutex::new(Queue::new(UPPER_IN_FLIGHT)),
             objects,
             above,
             index,
@@ -241,7 +260,7 @@ impl Writer {
 
     /// Hands in a job for the object behind `key`.
     pub(crate) fn submit(&self, key: &Key, job: Job, waiter: Option<Arc<Batch>>, urgency: Urgency) {
-        self.0.lock().submit(key, job, waiter, urgency);
+        self.0.lock(key).submit(key, job, waiter, urgency);
         self.pump();
     }
 
@@ -251,7 +270,7 @@ impl Writer {
     pub(crate) fn report(&self, (node, epoch): (&str, u64), key: &Key, job: Job, waiter: Arc<Batch>) -> bool {
         let spoken = self.spoken(node, &job);
         let (current, taken) = {
-            let mut queue = self.0.lock();
+            let mut queue = self.0.lock(key);
             let current = self.0.presences.epoch(node) == Some(epoch);
             match current.then(|| self.take_in(node, key, spoken)) {
                 None => (false, None),
@@ -286,7 +305,7 @@ impl Writer {
 
     /// The Cluster of this uid, which stood for a node, was removed.
     pub(crate) fn cluster_gone(&self, node: &str, uid: &Arc<str>) {
-        let key = Key::from(format!("removed cluster {node}"));
+        let key = Key::from(format!("{REMOVED}{node}"));
         let uid = Arc::clone(uid);
         self.submit(&key, Job::ClusterGone { uid }, None, Urgency::Soon);
     }
@@ -355,12 +374,13 @@ impl Writer {
 
     /// Objects waiting or being written.
     pub(crate) fn backlog(&self) -> usize {
-        self.0.lock().len()
+        let len = |queue: &Mutex<Queue<_, _>>| queue.lock().unwrap_or_else(PoisonError::into_inner).len();
+        len(&self.0.own) + len(&self.0.upper)
     }
 
     /// Starts a worker for every job that may run now.
     fn pump(&self) {
-        while let Some(taken) = self.0.next() {
+        while let Some((taken, upper)) = self.0.next() {
             let shared = Arc::clone(&self.0);
             drop(self.0.drain.spawn(async move {
                 let mut next = Some(taken);
@@ -375,9 +395,13 @@ impl Writer {
                     for waiter in &taken.waiters {
                         waiter.done(&taken.key, refused.clone());
                     }
-                    let mut queue = shared.lock();
-                    queue.done(&taken.key);
-                    next = queue.take();
+                    next = {
+                        let mut queue = shared.queue(upper);
+                        queue.done(&taken.key);
+                        queue.take()
+                    };
+                    // What the job left to be done may be for the other queue.
+                    Self(Arc::clone(&shared)).pump();
                 }
             }));
         }
@@ -385,12 +409,19 @@ impl Writer {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue<Job, Arc<Batch>>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self, upper: bool) -> MutexGuard<'_, Queue<Job, Arc<Batch>>> {
+        let queue = if upper { &self.upper } else { &self.own };
+        queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self) -> Option<super::queue::Taken<Job, Arc<Batch>>> {
-        self.lock().take()
+    /// The queue of this key.
+    fn lock(&self, key: &str) -> MutexGuard<'_, Queue<Job, Arc<Batch>>> {
+        self.queue(is_upper(key))
+    }
+
+    fn next(&self) -> Option<(Next<Job, Arc<Batch>>, bool)> {
+        let next = |upper: bool| Some((self.queue(upper).take()?, upper));
+        next(false).or_else(|| next(true))
     }
 
     /// Runs a job until it is written or refused; `None` when the hub stops first.
@@ -401,7 +432,9 @@ impl Shared {
             let attempt = tokio::select! {
                 biased;
                 () = self.drain.stopping() => return None,
-                attempt = self.attempt(key, job) => attempt,
+                attempt = tokio::time::timeout(ATTEMPT, self.attempt(key, job)) => {
+                    attempt.unwrap_or_else(|_| Err(ApiError::Unavailable("no answer in time".to_owned())))
+                }
             };
             match attempt {
                 Ok(()) => {
@@ -514,6 +547,7 @@ mod tests {
         let above = Above {
             objects: objects.clone(),
             plane: "here".into(),
+            hub: "this".into(),
             endpoint: None,
             trust_domain: "example".to_owned(),
         };
@@ -578,6 +612,7 @@ mod tests {
         let above = Above {
             objects: objects.clone(),
             plane: "here".into(),
+            hub: "this".into(),
             endpoint: None,
             trust_domain: "example".to_owned(),
         };
@@ -613,12 +648,12 @@ mod tests {
         for key in &other {
             writer
                 .0
-                .lock()
+                .lock(key)
                 .submit(key, Job::EdgeNode { anew: false }, None, Urgency::Now);
             assert!(writer.0.next().is_some());
         }
         let waiting = || {
-            let mut queue = writer.0.lock();
+            let mut queue = writer.0.lock(&other[0]);
             queue.done(&other[0]);
             let taken = queue.take().map(|taken| taken.job);
             drop(queue);
@@ -634,7 +669,7 @@ mod tests {
         assert_eq!(waiting(), Some(20));
         // In flight now, and after it is done.
         assert!(!report(1, 12));
-        writer.0.lock().done(&key);
+        writer.0.lock(&key).done(&key);
         assert!(!report(1, 13));
         assert_eq!(writer.backlog(), IN_FLIGHT - 1);
     }

@@ -13,6 +13,8 @@ use crate::uplink::{is_mirrored, is_mirrored_into};
 
 /// Who writes, as admissions see it.
 pub(super) const USER: &str = "system:kurator:works";
+/// Namespaces that no server gives away.
+const IMMORTAL: [&str; 3] = ["default", "kube-public", "kube-system"];
 /// How often an object that comes and goes meanwhile is looked at again.
 const RACES: usize = 4;
 
@@ -197,6 +199,9 @@ impl Member {
         if is_namespace && is_mirrored_into(self.store(), &place.key.name).map_err(|e| e.to_string())? {
             // The hub's Devices are in it, and would go with it.
             return self.release(place, true).await;
+        }
+        if is_namespace && IMMORTAL.contains(&&*place.key.name) {
+            return self.release(place, false).await;
         }
         let options = DeleteOptions {
             uid: object["metadata"]["uid"].as_str().map(str::to_owned),

@@ -166,7 +166,7 @@ impl Work {
     }
 
     /// Something that is reported of it may have changed.
-    fn to_report(&mut self, now: Duration) {
+    fn wants_report(&mut self, now: Duration) {
         let due = (now + SETTLES).max(self.told + TOGETHER);
         self.report.get_or_insert(due);
     }
@@ -286,7 +286,7 @@ impl Task {
             if work.wishes.deleting && !there && !work.deleted {
                 sooner(&mut work.part, now);
             }
-            work.to_report(now);
+            work.wants_report(now);
         }
         if stands {
             return;

@@ -479,7 +479,11 @@ async fn a_restart_compares_and_writes_nothing() {
         stage.pass(5).await;
     }
     stage.pass(500).await;
-    assert_eq!(stage.store.revision(), revision + 20 + 2, "twenty words: one report at once, one of the rest");
+    assert_eq!(
+        stage.store.revision(),
+        revision + 20 + 2,
+        "twenty words: one report at once, one of the rest"
+    );
     assert_eq!(*stage.api.audited().borrow(), audited);
 }
 

@@ -74,7 +74,17 @@ pub fn from_federated(federated: &Value) -> Result<(Value, Value), FederatedErro
     let mut described = owned.clone();
     for field in ["labels", "annotations"] {
         if let Some(map) = template["metadata"][field].as_object() {
-            described.insert(field.to_owned(), Value::Object(map.clone()));
+            // Copied from an object that was propagated, they would say whose it is against what is so.
+            let own = |key: &str| {
+                let domain = key.split('/').next().unwrap_or_default();
+                domain == "karmada.io" || domain.ends_with(".karmada.io")
+            };
+            let map: Map<String, Value> = map
+                .iter()
+                .filter(|(k, _)| !own(k))
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect();
+            described.insert(field.to_owned(), map.into());
         }
     }
     let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": described, "spec": spec});

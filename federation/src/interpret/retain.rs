@@ -110,6 +110,12 @@ fn retain_pod(desired: &mut Value, observed: &Value) {
     for name in ["nodeName", "serviceAccountName", "volumes"] {
         carry(spec, own, name);
     }
+    // What a server put in at the beginning, or people later, and nobody may take out.
+    for name in ["imagePullSecrets", "ephemeralContainers"] {
+        if !spec.contains_key(name) {
+            carry(spec, own, name);
+        }
+    }
     for field in ["containers", "initContainers"] {
         let Some(containers) = spec.get_mut(field).and_then(Value::as_array_mut) else {
             continue;

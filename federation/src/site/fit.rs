@@ -74,6 +74,9 @@ fn holds(rule: &Value, value: Option<&str>) -> bool {
     }
 }
 
+/// Most replicas that one gateway is thought to have room for.
+const MOST: i64 = i32::MAX as i64;
+
 /// How many pods each of these members takes. What runs there already is not looked at: the shares would follow from themselves.
 pub(super) fn fits(requests: &Resources, members: &[&Member<'_>]) -> Vec<Fit> {
     let asks = requests.values().any(|request| *request > 0);
@@ -87,8 +90,9 @@ pub(super) fn fits(requests: &Resources, members: &[&Member<'_>]) -> Vec<Fit> {
         .min()
         .unwrap_or(1);
     let fit = |room: &Option<i64>| Fit {
-        weight: if asks { room.unwrap_or(least) } else { 1 },
-        most: room.unwrap_or(i64::MAX),
+        // No gateway has room for more, whatever it says of itself.
+        weight: if asks { room.unwrap_or(least).min(MOST) } else { 1 },
+        most: room.unwrap_or(MOST).min(MOST),
     };
     known.iter().map(fit).collect()
 }

@@ -90,7 +90,7 @@ impl Detector {
             return Ok(());
         };
         let kind = text(&object, "/kind").to_owned();
-        if is_leaving(&object) || !can_be_sent(&key.group, &kind) {
+        if is_leaving(&object) || !can_be_sent(&key.group, &kind) || is_token(&object) {
             return Ok(());
         }
         let at = binding_of(&key.namespace, &kind, &key.name);
@@ -165,6 +165,11 @@ impl Detector {
         }
         Err(Status::internal("the binding comes and goes"))
     }
+}
+
+/// Whether it is the token of a ServiceAccount: each cluster makes its own.
+pub(super) fn is_token(object: &Value) -> bool {
+    text(object, "/kind") == "Secret" && text(object, "/type") == "kubernetes.io/service-account-token"
 }
 
 impl Controller for Detector {

@@ -144,18 +144,21 @@ impl Shared {
     /// A store that cannot be read.
     pub(super) fn look_at_all(&self, hand: &Hand) -> Result<(), Status> {
         let mut picture = Picture::default();
+        // Looked at when the picture is the new one: by the old one they would be decided on what is no more.
+        let (mut clusters, mut templates, mut bindings, mut works, mut federated) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         hand.each(&DEFINITIONS.scope(None), |_, definition| {
             picture.kinds.define(&definition);
         })?;
         hand.each(&CLUSTERS.scope(None), |key, object| {
             picture.cluster(&key.name, Some(Cluster::of(&object)));
-            self.desks.clusters.add(key.name);
+            clusters.push(key.name);
         })?;
         for kind in [POLICIES, CLUSTER_POLICIES] {
             hand.each(&kind.scope(None), |key, object| {
                 let key = Key::of(&key);
                 picture.policy(&key, policy(&object));
-                self.desks.detector.add(Task::Policy(key));
+                templates.push(Task::Policy(key));
             })?;
         }
         for kind in [OVERRIDES, CLUSTER_OVERRIDES] {
@@ -168,25 +171,31 @@ impl Shared {
                 let key = Key::of(&key);
                 let binding = Binding::of(&object, &picture.kinds);
                 if let Some(binding) = &binding {
-                    self.desks.detector.add(Task::Refresh(binding.template.clone()));
+                    templates.push(Task::Refresh(binding.template.clone()));
                 }
                 picture.binding(&key, binding);
-                self.desks.binding(&key);
+                bindings.push(key);
             })?;
         }
         hand.each(&WORKS.scope(None), |key, object| {
             let work = Work::of(&key.namespace, &object);
             if let Some(work) = work.as_ref().filter(|w| !picture.bindings.contains_key(&w.binding)) {
-                self.desks.works.add((work.binding.clone(), Part::All));
+                works.push((work.binding.clone(), Part::All));
             }
             picture.work(&Key::of(&key), work);
         })?;
         hand.each(&FEDERATED.scope(None), |key, _| {
             picture.federated.insert(Key::of(&key));
-            self.desks.federated.add(Key::of(&key));
+            federated.push(Key::of(&key));
         })?;
-        self.desks.dependencies.add_all(picture.needy());
+        let needy = picture.needy();
         self.paint(|p| *p = picture);
+        self.desks.clusters.add_all(clusters);
+        self.desks.detector.add_all(templates);
+        bindings.iter().for_each(|key| self.desks.binding(key));
+        self.desks.works.add_all(works);
+        self.desks.federated.add_all(federated);
+        self.desks.dependencies.add_all(needy);
         Ok(())
     }
 

@@ -98,11 +98,17 @@ impl Works {
         });
         // What a selector may look at is the template, which still has all that does not travel.
         let rules = overriders_for(policies, common.template, &cluster.view(&takes, None));
-        if let Err(e) = apply_all(&mut manifest, &rules) {
+        let applied_all = apply_all(&mut manifest, &rules).map_err(|e| e.to_string());
+        // An override says how an object is in a cluster, never which: who may override in one namespace could reach into all others.
+        let applied_all = applied_all.and_then(|()| match differs_in(common.template, &manifest) {
+            None => Ok(()),
+            Some(field) => Err(format!("an override would change {field}, which no override may")),
+        });
+        if let Err(e) = applied_all {
             tracing::warn!(binding = %common.at, cluster = &*cluster.name, error = %e,
                 "An override cannot be applied; the cluster keeps what it has.");
-            self.tell(common.template, &e.to_string()).await?;
-            return Err(Status::bad_request(e.to_string()));
+            self.tell(common.template, &e).await?;
+            return Err(Status::bad_request(e));
         }
         let namespace = execution_namespace(&cluster.name);
         let at = Key::new(namespace, common.name.as_str());
@@ -174,8 +180,7 @@ impl Works {
                 match self.hand.create(parts.new_work(manifest.clone())).await {
                     Ok(work) => return Ok(Some(generation(&work))),
                     Err(s) if is_there(&s) => {}
-                    // Its room is not there yet, or no more.
-                    Err(s) if s.code == 404 || s.code == 403 => return Ok(None),
+                    // Its room may not be there yet, or go: it is tried again.
                     Err(s) => return Err(s),
                 }
             }
@@ -230,6 +235,14 @@ impl Works {
             .map(|(key, spec)| (key.clone(), Arc::clone(spec)))
             .collect()
     }
+}
+
+/// What makes an object another one, if a manifest has it otherwise than its template.
+fn differs_in(template: &Value, manifest: &Value) -> Option<&'static str> {
+    let fields = ["/apiVersion", "/kind", "/metadata/name", "/metadata/namespace"];
+    fields
+        .into_iter()
+        .find(|field| template.pointer(field) != manifest.pointer(field))
 }
 
 impl Controller for Works {

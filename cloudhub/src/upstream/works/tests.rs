@@ -151,13 +151,16 @@ fn that_a_work_is_held_back_is_said_at_once_and_taken_back() {
 #[test]
 fn works_of_clusters_that_are_not_gateways_are_left_alone() {
     assert_eq!(
-        ClusterEntry::of(&json!({"metadata": {"name": "member1", "uid": "1"}})),
+        ClusterEntry::of(&json!({"metadata": {"name": "member1", "uid": "1"}}), "this"),
         None
     );
-    let entry = ClusterEntry::of(&json!({
-        "metadata": {"name": "gw-1", "uid": "1", "annotations": {GATEWAY: "gw-1"}, "finalizers": [CLUSTER_FINALIZER]},
-        "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]},
-    }));
+    let entry = ClusterEntry::of(
+        &json!({
+            "metadata": {"name": "gw-1", "uid": "1", "annotations": {GATEWAY: "gw-1", HUB: "this"}, "finalizers": [CLUSTER_FINALIZER]},
+            "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]},
+        }),
+        "this",
+    );
     let entry = entry.unwrap();
     assert_eq!(
         (
@@ -172,7 +175,7 @@ fn works_of_clusters_that_are_not_gateways_are_left_alone() {
         json!({"metadata": 3}),
         json!({"metadata": {"annotations": {GATEWAY: 7}}}),
     ] {
-        assert_eq!(ClusterEntry::of(&odd), None);
+        assert_eq!(ClusterEntry::of(&odd, "this"), None);
         WorkEntry::of("a", "b", odd);
     }
 }

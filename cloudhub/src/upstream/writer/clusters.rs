@@ -8,11 +8,12 @@ use proto::{Hash, Key};
 use serde_json::{Map, Value, json};
 
 use super::jobs::object;
-use super::{Observed, Shared};
+use super::{Job, Observed, Shared};
 use crate::upstream::clusters::{Facts, Reach, is_taken_in, status};
 use crate::upstream::objects::{ApiError, CLUSTER, WORK, revision};
 use crate::upstream::presence::{Presence, rfc3339};
-use crate::upstream::works::{GATEWAY, Stands, attended, status_of};
+use crate::upstream::queue::Urgency;
+use crate::upstream::works::{GATEWAY, HUB, Stands, attended, status_of};
 
 /// A gateway that went is said to be out of reach when it is gone this long, in milliseconds: one that is restarted is back before.
 pub(crate) const UNREACHABLE_AFTER: u64 = 30_000;
@@ -28,10 +29,7 @@ impl Shared {
         }
         let name = cluster_name(node);
         if presence.revoked {
-            return match self.index.cluster_of_node(node) {
-                Some((cluster, entry)) if !entry.deleting => self.above.objects.delete(CLUSTER, "", &cluster).await,
-                _ => Ok(()),
-            };
+            return self.remove_cluster(node).await;
         }
         if let Some(site) = self.index.site_of(node) {
             return self.give_up_own(node, &site).await;
@@ -52,6 +50,7 @@ impl Shared {
             zones: Vec::new(),
             taints,
             endpoint: self.above.endpoint.as_ref(),
+            hub: &self.above.hub,
         };
         let before = match self.above.objects.get(CLUSTER, "", &name).await {
             Ok(object) => object,
@@ -73,8 +72,25 @@ impl Shared {
                 "there is a Cluster {name} that does not stand for this gateway: delete it, or let the gateway join under another name"
             )));
         }
+        self.made_here(&before)?;
         if !before["metadata"]["deletionTimestamp"].is_null() {
-            return Ok(());
+            let taken_in = is_taken_in(&before);
+            return match observed {
+                // It may be one from before the gateway joined again.
+                Observed::Reported { .. }
+                    if !presence.connected || !taken_in || !registration.is_on(&self.above.plane) =>
+                {
+                    Err(ApiError::NotYet("the cluster of this name is being removed"))
+                }
+                // While it is said to be ready its Works are left to its gateway.
+                _ if taken_in => {
+                    let now = daemon::clock::wall_ms();
+                    self.put_cluster_status(&before, None, self.reach(&presence, now), now)
+                        .await
+                        .map(drop)
+                }
+                _ => Ok(()),
+            };
         }
         let uid = before["metadata"]["uid"].as_str().unwrap_or_default();
         if !registration.is(&self.above.plane, uid) {
@@ -83,11 +99,67 @@ impl Shared {
         }
         let mut cluster = before.clone();
         facts.put(&mut cluster);
+        let mut refused = None;
         if cluster != before {
-            cluster = self.above.objects.replace(CLUSTER, "", &name, &cluster).await?;
+            match self.above.objects.replace(CLUSTER, "", &name, &cluster).await {
+                Ok(written) => cluster = written,
+                // A label or a taint that is none keeps nobody from knowing whether the gateway is there.
+                Err(ApiError::Refused(why)) => {
+                    refused = Some(why);
+                    cluster = before;
+                }
+                Err(e) => return Err(e),
+            }
         }
         self.write_cluster_status(key, node, &cluster, &presence, observed)
-            .await
+            .await?;
+        if let Some(why) = refused {
+            tracing::warn!(node, why, "What is said of the gateway cannot be said on its Cluster.");
+        }
+        Ok(())
+    }
+
+    /// Takes the Cluster of a gateway away that was thrown out. It is not ready from here on, or its Works would wait for the gateway.
+    async fn remove_cluster(&self, node: &str) -> Result<(), ApiError> {
+        let Some((cluster, entry)) = self.index.cluster_of_node(node) else {
+            return Ok(());
+        };
+        if entry.finalized {
+            let there = match self.above.objects.get(CLUSTER, "", &cluster).await {
+                Err(ApiError::NotFound) => return Ok(()),
+                other => other?,
+            };
+            self.put_cluster_status(&there, None, Reach::No, daemon::clock::wall_ms())
+                .await?;
+        }
+        if entry.deleting {
+            return Ok(());
+        }
+        self.above.objects.delete(CLUSTER, "", &cluster).await
+    }
+
+    /// Refuses a Cluster that another hub made.
+    pub(super) fn made_here(&self, cluster: &Value) -> Result<(), ApiError> {
+        let made = cluster
+            .pointer("/metadata/annotations")
+            .and_then(|n| n.get(HUB)?.as_str());
+        match made.filter(|made| *made != &*self.above.hub) {
+            None => Ok(()),
+            Some(made) => Err(ApiError::Refused(format!(
+                "the Cluster {} is another hub's ({made}): if that hub is no more, take its annotation {HUB} off",
+                cluster["metadata"]["name"].as_str().unwrap_or_default()
+            ))),
+        }
+    }
+
+    fn reach(&self, presence: &Presence, now: u64) -> Reach {
+        if presence.connected {
+            Reach::Yes
+        } else if !self.presences.settled() || now.saturating_sub(presence.since) < UNREACHABLE_AFTER {
+            Reach::Unsettled
+        } else {
+            Reach::No
+        }
     }
 
     async fn write_cluster_status(
@@ -111,13 +183,7 @@ impl Shared {
             };
         }
         let now = daemon::clock::wall_ms();
-        let reach = if presence.connected {
-            Reach::Yes
-        } else if !self.presences.settled() || now.saturating_sub(presence.since) < UNREACHABLE_AFTER {
-            Reach::Unsettled
-        } else {
-            Reach::No
-        };
+        let reach = self.reach(presence, now);
         let said = report.as_ref().map(|(r, _)| r);
         let at = self.put_cluster_status(cluster, said, reach, now).await?;
         match (report, observed) {
@@ -161,6 +227,11 @@ impl Shared {
         withdrawn.await.map_err(ApiError::Unavailable)?;
         // Who is withdrawn is no member. What that leaves to be done is done when the site is looked at next.
         self.follow(self.place(node));
+        // Who joined again meanwhile gets another.
+        let key = crate::upstream::body::key(crate::upstream::body::CLUSTERS, "clusters", "", node);
+        let observed = Observed::Same;
+        self.lock(&key)
+            .submit(&key, Job::Cluster { observed }, None, Urgency::Soon);
         Ok(())
     }
 
@@ -190,6 +261,11 @@ impl Shared {
         if self.index.marked(key) == Some((Arc::clone(node), hash)) {
             return Ok(());
         }
+        if facts.too_large {
+            // It is said of a smaller one, from before; what is to be said of this the hub says.
+            return self.wrote(key, node, hash, 0);
+        }
+        let _writing = self.index.writing(key);
         let status = status_of(&facts, Some(&report), &rfc3339(daemon::clock::wall_ms()));
         let written = self
             .above

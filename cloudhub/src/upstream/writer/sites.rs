@@ -6,7 +6,7 @@ use federation::names::cluster_name;
 use proto::Key;
 use serde_json::{Value, json};
 
-use super::{Batch, Job, Observed, Refusal, Shared, Writer};
+use super::{Batch, Job, Observed, Refusal, SITES, Shared, Writer};
 use crate::upstream::body::Body;
 use crate::upstream::clusters::{Facts, Reach};
 use crate::upstream::index::Touched;
@@ -53,7 +53,7 @@ impl Writer {
     /// Something that a site's Cluster says may have changed.
     pub(crate) fn site(&self, site: &Arc<str>, urgent: bool) {
         if self.0.index.look_at_site(site, urgent) {
-            let key = Key::from(format!("site {site}"));
+            let key = Key::from(format!("{SITES}{site}"));
             let site = Arc::clone(site);
             self.submit(&key, Job::Site { site }, None, Urgency::Soon);
         }
@@ -126,13 +126,12 @@ impl Shared {
             .sites
             .into_iter()
             .filter(|site| self.index.look_at_site(site, true));
-        let sites = sites.map(|site| (Key::from(format!("site {site}")), Job::Site { site }));
+        let sites = sites.map(|site| (Key::from(format!("{SITES}{site}")), Job::Site { site }));
         let works = touched.look.into_iter().map(|key| (key, Job::Merge));
         let attend = touched.attend.into_iter().map(|key| (key, Job::Attend));
         let jobs: Vec<(Key, Job)> = sites.chain(works).chain(attend).collect();
-        let mut queue = self.lock();
         for (key, job) in jobs {
-            queue.submit(&key, job, None, Urgency::Soon);
+            self.lock(&key).submit(&key, job, None, Urgency::Soon);
         }
     }
 
@@ -239,6 +238,7 @@ impl Shared {
             zones: view.zones.iter().cloned().collect(),
             taints: view.taints.clone(),
             endpoint: self.above.endpoint.as_ref(),
+            hub: &self.above.hub,
         };
         let mut members = view.unregistered.clone();
         let before = match self.above.objects.get(CLUSTER, "", &name).await {
@@ -270,6 +270,10 @@ impl Shared {
             );
             self.index.refuse_site(site, &why);
             return Err(ApiError::Refused(why));
+        }
+        if let Err(e) = self.made_here(&before) {
+            self.index.refuse_site(site, &e.to_string());
+            return Err(e);
         }
         if !before["metadata"]["deletionTimestamp"].is_null() {
             return Ok(());

@@ -57,7 +57,7 @@ impl Task {
                 let work = self.work(&one.id);
                 work.look = Some(now + work.failed());
                 work.applied = Applied::of(1, vec![format!("the gateway's store: {error}")]);
-                work.to_report(now);
+                work.wants_report(now);
             }
             return;
         }
@@ -105,7 +105,7 @@ impl Task {
             }
             return Ok(None);
         }
-        work.to_report(now);
+        work.wants_report(now);
         let before = ledger::read(self.member.store(), id).map_err(|e| e.to_string())?;
         let mut account = Account {
             preserve: work.wishes.preserve,
@@ -197,7 +197,7 @@ impl Task {
             if one.obsolete {
                 sooner(&mut work.part, now);
             }
-            work.to_report(now);
+            work.wants_report(now);
         }
     }
 }

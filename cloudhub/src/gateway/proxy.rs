@@ -3,6 +3,13 @@
 //! The gateway takes the hub's word for who asks: it comes as `Impersonate-` headers. Whatever of those a client sends itself was taken in
 //! at the hub, by the hub's roles, and is taken off. A ServiceAccount of the hub has the name of one that the gateway may have too; it gets
 //! through only where the hub's roles let it (`/clusters/<node>/…` as a path).
+//!
+//! Where the name is a site's, [`site`] chooses which of its gateways the request goes to, or puts their answers together; who may ask is
+//! decided here for both.
+
+mod merge;
+mod path;
+mod site;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +25,7 @@ use metastore::api::{Attributes, Peer, Status, User};
 
 use super::Body;
 use crate::embedded::node_of;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Live};
 
 /// How long a gateway may take until it begins to answer; what comes then (a watch) may take as long as it likes.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
@@ -112,6 +119,16 @@ fn relocated(location: &HeaderValue, node: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("/clusters/{node}{path}")).ok()
 }
 
+/// Where the caller is, for the gateway's log.
+fn forwarded_for(headers: &mut HeaderMap, peer: Option<Peer>) {
+    headers.remove("x-forwarded-for");
+    if let Some(Peer(from)) = peer
+        && let Ok(from) = HeaderValue::from_str(&from.ip().to_string())
+    {
+        headers.insert("x-forwarded-for", from);
+    }
+}
+
 /// Answers a request below `/clusters/`.
 ///
 /// # Errors
@@ -119,17 +136,34 @@ fn relocated(location: &HeaderValue, node: &str) -> Option<HeaderValue> {
 pub(crate) async fn answer(
     fleet: &Arc<Fleet>,
     user: User,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
-    let Some((node, target)) = target(request.uri()) else {
+    let Some((name, target)) = target(request.uri()) else {
         return Err(Status::not_found("", "clusters", ""));
     };
+    admit(fleet, &user, &name, &request)?;
+    let live = fleet.registry.get(&name);
+    let is_gateway =
+        live.is_some() || fleet.directory.identity(&name).is_some() || fleet.index.edge_node_of(&name).is_some();
+    if let Some(members) = fleet.index.members_behind(&name, is_gateway) {
+        let site = site::Site::new(fleet, name, members);
+        return site.answer(user, target, request).await;
+    }
+    match live {
+        Some(live) => carry(fleet, &live, &name, target, &user, request).await,
+        None if is_gateway => Err(Status::unavailable(format!("gateway {name} is not connected"))),
+        None => Err(Status::not_found("", "clusters", &name)),
+    }
+}
+
+/// Whether this caller may ask for anything below `/clusters/<name>/`.
+fn admit(fleet: &Fleet, user: &User, name: &str, request: &Request<Incoming>) -> Result<(), Status> {
     let known = user.in_group("system:authenticated");
-    if !known || node_of(&user).is_some() {
+    if !known || node_of(user).is_some() {
         return Err(Status::forbidden(
             "",
             "clusters",
-            &node,
+            name,
             &format!("User \"{}\" cannot proxy to a gateway", user.name),
         ));
     }
@@ -139,25 +173,25 @@ pub(crate) async fn answer(
             path: request.uri().path(),
             ..Attributes::default()
         };
-        fleet.api.check(&user, &attributes)?;
+        fleet.api.check(user, &attributes)?;
     }
-    let Some(live) = fleet.registry.get(&node) else {
-        let enrolled = fleet.directory.identity(&node).is_some() || fleet.index.edge_node_of(&node).is_some();
-        return Err(if enrolled {
-            Status::unavailable(format!("gateway {node} is not connected"))
-        } else {
-            Status::not_found("", "clusters", &node)
-        });
-    };
+    Ok(())
+}
+
+/// Takes a request to one gateway and its answer back, whatever comes of it: a stream that lasts, or another protocol. `name` is what the
+/// caller asked for.
+async fn carry(
+    fleet: &Fleet,
+    live: &Live,
+    name: &str,
+    target: PathAndQuery,
+    user: &User,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
     fleet.metrics.proxied_requests.add(1);
     let peer = request.extensions().get::<Peer>().copied();
-    rewrite(request.headers_mut(), &user)?;
-    request.headers_mut().remove("x-forwarded-for");
-    if let Some(Peer(from)) = peer
-        && let Ok(from) = HeaderValue::from_str(&from.ip().to_string())
-    {
-        request.headers_mut().insert("x-forwarded-for", from);
-    }
+    rewrite(request.headers_mut(), user)?;
+    forwarded_for(request.headers_mut(), peer);
     *request.uri_mut() = Uri::from(target);
     *request.version_mut() = http::Version::HTTP_11;
     let from_client = request
@@ -170,14 +204,14 @@ pub(crate) async fn answer(
             TunnelError::Timeout(_) => Status::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "Timeout",
-                format!("gateway {node} does not answer: {e}"),
+                format!("gateway {} does not answer: {e}", live.node),
             ),
-            e => Status::unavailable(format!("gateway {node} does not answer: {e}")),
+            e => Status::unavailable(format!("gateway {} does not answer: {e}", live.node)),
         })?;
     if let Some(location) = response
         .headers()
         .get(LOCATION)
-        .and_then(|location| relocated(location, &node))
+        .and_then(|location| relocated(location, name))
     {
         response.headers_mut().insert(LOCATION, location);
     }

@@ -253,6 +253,19 @@ impl Index {
         site.map(|site| site.names().cloned().collect()).unwrap_or_default()
     }
 
+    /// The gateways of the site that is asked for by this name: its own, or that of its Cluster. Where a gateway has the name too, the name
+    /// is the site's if the site has a Cluster, which gives out the site's own name as where its API is; else it is the gateway's.
+    pub(crate) fn members_behind(&self, name: &str, is_gateway: bool) -> Option<Vec<Arc<str>>> {
+        let state = self.lock();
+        let sites = &state.works.sites;
+        let by_cluster = || match &state.works.entry(name)?.stands {
+            Stands::Site(site) if !is_gateway => sites.get(site),
+            _ => None,
+        };
+        let by_name = sites.get(name).filter(|s| !is_gateway || s.cluster().is_some());
+        Some(by_name.or_else(by_cluster)?.names().cloned().collect())
+    }
+
     /// The name of a site's Cluster is taken.
     pub(crate) fn refuse_site(&self, site: &str, why: &str) {
         self.lock().works.sites.refuse(site, why);

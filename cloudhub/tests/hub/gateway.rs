@@ -89,6 +89,10 @@ pub(crate) struct Kept {
     pub(crate) journal_cursor: u64,
     pub(crate) welcomes: usize,
     pub(crate) rotated: Option<Rotation>,
+    /// What its API has, by path; when there is nothing it says of every path what it was asked.
+    pub(crate) served: BTreeMap<String, Value>,
+    /// What its API was asked, as `GET /api?x`.
+    pub(crate) asked: Vec<String>,
 }
 
 /// A gateway that is connected.
@@ -129,13 +133,18 @@ impl Gateway {
         let (driver, handle, events) = driver::drive(session, stream);
         let stop = CancellationToken::new();
         let (work, back, cancel) = (Arc::clone(&kept), handle.clone(), stop.clone());
-        let serving = connection.clone();
+        let (serving, node) = (connection.clone(), enrolled.node.clone());
+        let api = Arc::clone(&kept);
         let ended = tokio::spawn(async move {
             let serve = async {
                 while let Ok(mut stream) = serving.accept_bi().await {
+                    let (api, node) = (Arc::clone(&api), node.clone());
                     tokio::spawn(async move {
                         if matches!(stream.read_kind().await, Ok(StreamKind::Http)) {
-                            link::tunnel::serve(stream, tower::service_fn(echo), CancellationToken::new())
+                            let service = tower::service_fn(move |request| {
+                                std::future::ready(Ok::<_, Infallible>(serve(&api, &node, request)))
+                            });
+                            link::tunnel::serve(stream, service, CancellationToken::new())
                                 .await
                                 .ok();
                         }
@@ -300,12 +309,43 @@ fn switch(request: &mut Request<Incoming>, protocol: http::HeaderValue) -> Respo
     response
 }
 
+/// The gateway's API as far as the test gave it one: objects and lists by their paths, below them it says what it was asked.
+fn serve(kept: &Mutex<Kept>, node: &str, request: Request<Incoming>) -> Response<EchoBody> {
+    let path = request.uri().path().to_owned();
+    let found = {
+        let mut kept = kept.lock().unwrap();
+        let target = request.uri().path_and_query().map(ToString::to_string);
+        kept.asked.push(format!("{} {}", request.method(), target.unwrap()));
+        let below = |(at, body): (&String, &Value)| {
+            let rest = path.strip_prefix(at.as_str()).unwrap_or_default();
+            rest.starts_with('/') && body["items"].is_null()
+        };
+        match kept.served.get(&path) {
+            Some(body) if request.method() == http::Method::GET => Some(body.clone()),
+            None if !kept.served.is_empty() && !kept.served.iter().any(below) => Some(
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound"}),
+            ),
+            _ => None,
+        }
+    };
+    let Some(body) = found else {
+        return echo(node, request);
+    };
+    let mut response = Response::new(BoxBody::new(http_body_util::Full::new(Bytes::from(body.to_string()))));
+    if let Some(code) = body["code"].as_u64() {
+        *response.status_mut() = http::StatusCode::from_u16(u16::try_from(code).unwrap()).unwrap();
+    }
+    let form = http::HeaderValue::from_static("application/json");
+    response.headers_mut().insert("content-type", form);
+    response
+}
+
 /// Says what it was asked; `/exec` switches to the protocol that is wished for; `/stream` says it in pieces, the second when the first was read.
-async fn echo(mut request: Request<Incoming>) -> Result<Response<EchoBody>, Infallible> {
-    if request.uri().path() == "/exec"
+fn echo(node: &str, mut request: Request<Incoming>) -> Response<EchoBody> {
+    if request.uri().path().ends_with("/exec")
         && let Some(protocol) = request.headers().get("upgrade").cloned()
     {
-        return Ok(switch(&mut request, protocol));
+        return switch(&mut request, protocol);
     }
     let all = |name: &str| -> Vec<String> {
         request
@@ -316,6 +356,7 @@ async fn echo(mut request: Request<Incoming>) -> Result<Response<EchoBody>, Infa
             .collect()
     };
     let said = json!({
+        "gateway": node,
         "method": request.method().as_str(),
         "target": request.uri().path_and_query().map(ToString::to_string),
         "user": all("impersonate-user"),
@@ -327,5 +368,5 @@ async fn echo(mut request: Request<Incoming>) -> Result<Response<EchoBody>, Infa
         vec![Bytes::from(said.to_string())]
     };
     let frames = futures_util::stream::iter(pieces.into_iter().map(|p| Ok(Frame::data(p))));
-    Ok(Response::new(BoxBody::new(StreamBody::new(frames))))
+    Response::new(BoxBody::new(StreamBody::new(frames)))
 }

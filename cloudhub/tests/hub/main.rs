@@ -12,4 +12,5 @@ mod propagation;
 mod proxy;
 mod reports;
 mod restart;
+mod site_proxy;
 mod sites;

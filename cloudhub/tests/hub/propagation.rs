@@ -844,3 +844,56 @@ async fn jobs_and_what_is_in_no_namespace_go_out_too() {
     assert_eq!(code, 422, "{message}");
     assert!(message.contains("spec.placement"), "{message}");
 }
+
+/// Who may override in one namespace has no say in what else reaches a gateway.
+#[tokio::test]
+async fn an_override_never_makes_an_object_another_one() {
+    let world = World::start().await;
+    let one = Site::join(&world, "gw-1", json!({})).await;
+    let mut number = 0;
+    for (path, value) in [
+        (
+            "",
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "web", "namespace": "default"}}),
+        ),
+        ("/kind", json!("ReplicaSet")),
+        ("/metadata/namespace", json!("kube-system")),
+        ("/metadata/name", json!("other")),
+        ("/apiVersion", json!("apps/v1beta1")),
+    ] {
+        number += 1;
+        let name = format!("web-{number}");
+        let rule = json!({
+            "apiVersion": "policy.karmada.io/v1alpha1", "kind": "OverridePolicy", "metadata": {"name": name},
+            "spec": {
+                "resourceSelectors": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": name}],
+                "overrideRules": [{"overriders": {"plaintext": [{"path": path, "operator": "replace", "value": value}]}}],
+            },
+        });
+        world.admin.post(OVERRIDES, &rule).await.unwrap();
+        world.admin.post(DEPLOYMENTS, &deployment(&name, 1)).await.unwrap();
+    }
+    world
+        .admin
+        .post(POLICIES, &policy("all", "Deployment", json!({})))
+        .await
+        .unwrap();
+    world.admin.post(DEPLOYMENTS, &deployment("plain", 1)).await.unwrap();
+    one.until("Deployment", "plain", "the manifest", |_| true).await;
+    eventually("each to be told of", async || {
+        let events = world.admin.get("/api/v1/namespaces/default/events").await.ok()?;
+        let told = events["items"]
+            .as_array()?
+            .iter()
+            .filter(|e| e["reason"] == "ApplyOverridePolicyFailed")
+            .count();
+        (told >= number).then_some(())
+    })
+    .await;
+    let works = world
+        .admin
+        .get("/apis/work.karmada.io/v1alpha1/namespaces/karmada-es-gw-1/works")
+        .await
+        .unwrap();
+    assert_eq!(works["items"].as_array().unwrap().len(), 1, "{works}");
+}

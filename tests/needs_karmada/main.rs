@@ -36,6 +36,7 @@ fn karmada() -> Option<(PathBuf, SocketAddr)> {
 }
 
 /// A hub under Karmada with two gateways. Karmada is on the machine that the test began on, the hub on one of the gateways'.
+#[allow(clippy::print_stderr, reason = "says that it did not run")]
 async fn start() -> Option<Federation> {
     let Some((kubeconfig, address)) = karmada() else {
         eprintln!("KARMADA_KUBECONFIG is not set: nothing to run against.");
@@ -80,7 +81,6 @@ async fn remove(federation: &Federation, path: &str) {
 }
 
 #[tokio::test]
-#[allow(clippy::print_stderr, reason = "says that it did not run")]
 async fn a_policy_becomes_containers_on_two_gateways_and_their_status_the_templates() {
     let Some(mut federation) = start().await else { return };
     let above = federation.above.clone();

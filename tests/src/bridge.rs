@@ -54,12 +54,12 @@ pub fn lead_in(socket: &Path) -> SocketAddr {
 }
 
 /// A thread that stays where the calling one is now.
-fn on_this_side<T, F>(work: impl FnOnce(std::sync::mpsc::Sender<T>) -> F + Send + 'static) -> T
+fn on_this_side<T, F>(work: impl FnOnce(std::sync::mpsc::SyncSender<T>) -> F + Send + 'static) -> T
 where
     T: Send + 'static,
     F: Future<Output = ()>,
 {
-    let (ready, started) = std::sync::mpsc::channel();
+    let (ready, started) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("threads and sockets").block_on(work(ready));

@@ -68,7 +68,8 @@ async fn logs_are_read_as_they_are_written_and_when_all_is_over() {
     let mut made = pod(
         "teller",
         container(
-            "for i in 1 2 3; do echo line $i; done; until test -e /tmp/go; do sleep 0.1; done; echo err >&2; printf end",
+            // Two pipes have no order between them but that of time.
+            "for i in 1 2 3; do echo line $i; done; until test -e /tmp/go; do sleep 0.1; done; echo err >&2; sleep 1; printf end",
         ),
     );
     made["spec"]["restartPolicy"] = json!("Never");

@@ -18,7 +18,7 @@ demo:
 test: setup
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) nextest run --workspace --no-fail-fast
-	$(CARGO) nextest run -p device-models --all-features
+	$(CARGO) nextest run -p device-models -p federation --all-features
 	$(CARGO) test --workspace --doc --quiet
 
 ## The figures, printed as one table and stored in tests/benches/RESULTS.md.
@@ -33,7 +33,7 @@ bench:
 lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	$(CARGO) clippy -p device-models --all-targets --all-features -- -D warnings
+	$(CARGO) clippy -p device-models -p federation --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet --document-private-items
 
 setup:

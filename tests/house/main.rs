@@ -74,7 +74,7 @@ fn dependencies_point_one_way() {
 
 #[test]
 fn sans_io_crates_know_no_runtime_and_no_sockets() {
-    for name in ["proto", "device-models"] {
+    for name in ["proto", "device-models", "federation"] {
         for forbidden in ["tokio", "hyper", "quinn", "rustls", "rusqlite", "socket2", "mio"] {
             assert_absent(&["-p", name], forbidden);
         }

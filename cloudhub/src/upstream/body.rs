@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::{Hash, entry_hash};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// API group of the device kinds.
 pub(crate) const DEVICES: &str = "devices.kubeedge.io";
@@ -147,6 +147,33 @@ pub(crate) fn content(observed: Hash, parts: &[&Value]) -> String {
     hash_text(entry_hash(&hash_text(observed), &bytes))
 }
 
+/// Deepest that what a gateway says may be nested: who reads it inside a list of objects has to be able to.
+const MAX_DEPTH: usize = 64;
+
+/// Reads what a gateway says: the only way in, for those who write it and those who keep it.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub(crate) fn reported_object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(map)) if map.values().any(|value| is_deeper(value, MAX_DEPTH)) => {
+            Err(format!("the body is nested deeper than {MAX_DEPTH} times"))
+        }
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err("the body is not an object".to_owned()),
+        Err(e) => Err(format!("the body is not JSON: {e}")),
+    }
+}
+
+/// Whether a value is nested deeper than this.
+fn is_deeper(value: &Value, than: usize) -> bool {
+    match value {
+        Value::Array(all) => than == 0 || all.iter().any(|one| is_deeper(one, than - 1)),
+        Value::Object(all) => than == 0 || all.values().any(|one| is_deeper(one, than - 1)),
+        _ => false,
+    }
+}
+
 /// The canonical bytes of a desired object. `with_status` keeps what the hub does not write itself.
 pub(crate) fn desired_body(mut object: Value, with_status: bool) -> Bytes {
     if let Some(root) = object.as_object_mut() {
@@ -214,6 +241,15 @@ mod tests {
             "/nodes//gw-1/",
         ] {
             assert_eq!(observed_key(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_could_read_in_a_list_is_refused() {
+        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert!(reported_object(nested(MAX_DEPTH).as_bytes()).is_ok());
+        for bad in [nested(MAX_DEPTH + 1), nested(100_000), "[]".to_owned(), "{".to_owned()] {
+            assert!(reported_object(bad.as_bytes()).is_err());
         }
     }
 

@@ -15,7 +15,7 @@ use proto::Hash;
 use serde_json::Value;
 
 use super::{Effects, Work, WorkFacts, Works, left};
-use crate::upstream::body::{Body, CLUSTERS, ObservedKey, key, observed_key};
+use crate::upstream::body::{Body, CLUSTERS, ObservedKey, key, observed_key, reported_object};
 use crate::upstream::desired::Delta;
 use crate::upstream::sites::{Due, GATHER, Place, Placed, Site, Sites};
 
@@ -54,11 +54,7 @@ impl Spoken {
 }
 
 fn object(bytes: &Bytes) -> Result<Value, String> {
-    match serde_json::from_slice(bytes) {
-        Ok(object @ Value::Object(_)) => Ok(object),
-        Ok(_) => Err("the body is not an object".to_owned()),
-        Err(e) => Err(format!("the body is not JSON: {e}")),
-    }
+    reported_object(bytes).map(Value::Object)
 }
 
 /// What the members of a site get of a Work, and what they said of it.

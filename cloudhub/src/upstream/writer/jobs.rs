@@ -12,24 +12,12 @@ use serde_json::{Map, Value, json};
 use super::{Job, Shared};
 use crate::upstream::body::{
     CONTENT, HUB_PREFIX, OBSERVED, OBSERVED_FROM, ObservedKey, TWINS, TWINS_FROM, hash_text, observed_key,
-    status_content,
+    reported_object, status_content,
 };
 use crate::upstream::objects::{ApiError, DEVICE, DEVICE_STATUS, revision};
 
 /// Largest a Device may become by what is noted in it: well below what may travel.
 const MAX_NOTED: usize = proto::limits::MAX_BODY / 2;
-
-/// Deepest that what a gateway says may be nested: who reads it inside a list of objects has to be able to.
-const MAX_DEPTH: usize = 64;
-
-/// Whether a value is nested deeper than this.
-fn is_deeper(value: &Value, than: usize) -> bool {
-    match value {
-        Value::Array(all) => than == 0 || all.iter().any(|one| is_deeper(one, than - 1)),
-        Value::Object(all) => than == 0 || all.values().any(|one| is_deeper(one, than - 1)),
-        _ => false,
-    }
-}
 
 pub(super) const NO_DEVICE: ApiError = ApiError::NotOwned("there is no such device");
 pub(super) const NOT_ITS_DEVICE: ApiError = ApiError::NotOwned("the device is not this gateway's");
@@ -39,14 +27,7 @@ pub(super) fn refused<T>(reason: impl Into<String>) -> Result<T, ApiError> {
 }
 
 pub(super) fn object(body: &Bytes) -> Result<Map<String, Value>, ApiError> {
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(map)) if map.values().any(|value| is_deeper(value, MAX_DEPTH)) => {
-            refused(format!("the body is nested deeper than {MAX_DEPTH} times"))
-        }
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => refused("the body is not an object"),
-        Err(e) => refused(format!("the body is not JSON: {e}")),
-    }
+    reported_object(body).map_err(ApiError::Refused)
 }
 
 impl Shared {
@@ -352,14 +333,6 @@ pub(super) fn put_notes(object: &mut Value, notes: &[(&str, &str)]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_nobody_could_read_in_a_list_is_refused() {
-        let nested = |depth: usize| Bytes::from(format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth)));
-        assert!(object(&nested(MAX_DEPTH)).is_ok());
-        assert!(object(&nested(MAX_DEPTH + 1)).is_err());
-        assert!(object(&nested(100_000)).is_err());
-    }
 
     #[test]
     fn notes_tell_whether_they_changed_anything() {
